@@ -1,0 +1,296 @@
+"""Spherical k-means: unit vectors in, unit centroids out, cosine as the similarity; one algorithm over several backends.
+
+In: item embeddings, (n, d) float32 of unit norm. Out: the interests' centroids, (D, d) float32 of unit norm, and for any vectors the number
+of their nearest centroid (hard assignment, section 1.2 of the paper's method). The paper uses an algorithm that it calls HDSC and whose
+reference it does not spell out; this is plain spherical k-means (Dhillon and Modha 2001: maximise sum_i cos(x_i, c(x_i))) and not HDSC.
+
+The backends differ in one function only, the search of the nearest centroid:
+  faiss  faiss's exact inner-product index, on its GPUs where the installed faiss has some;
+  torch  tiled products on any torch device;
+  numpy  the reference, nothing but numpy.
+Seeding, means, refilling and stopping are shared, so all backends give the same result up to rounding, and one seed gives the same bytes
+on CPU. Memory beyond the input is O(D x d) plus one tile of products, whatever n is; vectors may be a memory map.
+
+Vectors of norm zero (items without a known word) have no direction: the caller drops them before fitting and assigning.
+"""
+
+import importlib.util
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lurm.errors import ConfigError, InputError
+
+BACKENDS = ("faiss", "torch", "numpy")
+MAX_GREEDY_CLUSTERS = 1_000  # up to here k-means++ seeding costs less than a few iterations
+MIN_IMPROVEMENT = 1e-5  # relative growth of the objective below which the iterations stop
+_TILE_ROWS, _TILE_CENTROIDS = 1_024, 8_192  # a tile of products is 32 MB
+_CHECK_ROWS = 65_536
+_SAME = 1e-6  # 1 - cosine of two vectors that float32 cannot tell apart
+
+_log = logging.getLogger("lurm")
+
+Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # centroids -> (ids (n,) int32, cosine (n,) float32)
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """What k-means found.
+
+    centroids: (D, d) float32, unit norm. objective: mean cosine of the vectors to their centroid, one number per iteration and one last for
+    the centroids returned. n_refilled: how often an empty cluster was given a new centroid. sizes: (D,) int64 vectors per cluster.
+    """
+
+    centroids: np.ndarray
+    objective: list[float]
+    n_refilled: int
+    sizes: np.ndarray
+    backend: str
+
+
+def fit_kmeans(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iterations: int = 20, backend: str = "auto", device: str = "auto",
+               progress: Callable[[int, float], None] | None = None) -> KMeansResult:  # fmt: skip
+    """Find n_clusters directions among vectors ((n, d) float32, unit norm).
+
+    `progress(iteration, mean cosine)` is called after each search. Raises InputError for NaN, for rows not of unit norm, and for fewer
+    distinct vectors than clusters.
+    """
+    vectors = _checked(vectors, "vectors")
+    if n_clusters < 1:
+        raise InputError(f"k-means expects at least one cluster, got {n_clusters}; ask for 1 or more.")
+    backend = choose_backend(backend, device)
+    centroids = seed_centroids(vectors, n_clusters, np.random.default_rng(seed))
+    search = _search_in(vectors, backend, device)
+    progress = progress or (lambda iteration, objective: _log.debug("k-means iteration %d: mean cosine %.5f", iteration, objective))
+    objective: list[float] = []
+    n_refilled = 0
+    for iteration in range(n_iterations + 1):
+        ids, cosine = search(centroids)
+        objective.append(float(cosine.mean(dtype=np.float64)))
+        progress(iteration, objective[-1])
+        sizes = np.bincount(ids, minlength=n_clusters).astype(np.int64)
+        refills = _refills(ids, cosine, sizes)
+        settled = iteration > 0 and objective[-1] - objective[-2] < MIN_IMPROVEMENT * abs(objective[-2])
+        if iteration == n_iterations or (settled and not len(refills)):
+            break  # here, before the update: sizes and objective belong to the centroids that are returned
+        centroids = _means(vectors, ids, centroids)
+        centroids[np.flatnonzero(sizes == 0)[: len(refills)]] = vectors[refills]
+        n_refilled += len(refills)
+    return KMeansResult(centroids, objective, n_refilled, sizes, backend)
+
+
+def assign(vectors: np.ndarray, centroids: np.ndarray, *, backend: str = "auto", device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
+    """The nearest centroid of every vector and the cosine to it: (n,) int32 and (n,) float32; of equal ones the lowest number wins."""
+    vectors, centroids = _checked(vectors, "vectors"), _checked(centroids, "centroids")
+    if vectors.shape[1] != centroids.shape[1]:
+        raise InputError(
+            f"Vectors and centroids must have the same width, got {vectors.shape[1]} and {centroids.shape[1]}; "
+            "use the centroids that were fitted on this encoder's embeddings."
+        )
+    return _search_in(vectors, choose_backend(backend, device), device)(centroids)
+
+
+def cluster_health(sizes: np.ndarray) -> dict[str, float | int]:
+    """How evenly the clusters are filled; sizes: (D,) vectors per cluster.
+
+    imbalance is D * sum(p^2) with p the clusters' shares: 1 when all are equal, D when one holds everything.
+    """
+    sizes = np.asarray(sizes, dtype=np.int64)
+    shares = sizes / max(int(sizes.sum()), 1)
+    return {
+        "n_clusters": len(sizes),
+        "n_vectors": int(sizes.sum()),
+        "imbalance": float(len(sizes) * np.square(shares).sum()),
+        "n_empty": int((sizes == 0).sum()),
+        "smallest": int(sizes.min()),
+        "median": float(np.median(sizes)),
+        "largest_share": float(shares.max()),
+    }
+
+
+def choose_backend(backend: str, device: str = "auto") -> str:
+    """The backend's name; auto takes torch where there is a GPU for it, else faiss, else torch, else numpy, as far as installed."""
+    if backend in BACKENDS:
+        if backend != "numpy" and importlib.util.find_spec(backend) is None:
+            raise ConfigError(f"The k-means backend {backend!r} is not installed; install it or set interests.backend to auto or numpy.")
+        return backend
+    if backend != "auto":
+        raise ConfigError(f"The k-means backend must be auto, {', '.join(BACKENDS)}, got {backend!r}; mend interests.backend.")
+    installed = [name for name in ("faiss", "torch") if importlib.util.find_spec(name)]
+    if "torch" in installed and device != "cpu":
+        import torch
+
+        if device != "auto" or torch.cuda.is_available():
+            return "torch"
+    return (installed + ["numpy"])[0]
+
+
+def seed_centroids(vectors: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Distinct vectors to start from, (n_clusters, d): greedy k-means++ on a sample for few clusters, a plain sample for many.
+
+    k-means++ needs one pass over the sample per cluster, which is what makes it too slow at 10^5; with few clusters it is cheap, and there
+    a bad start matters most, for a missed direction is rarely found again.
+    """
+    order = rng.permutation(len(vectors))
+    if n_clusters <= MAX_GREEDY_CLUSTERS:
+        sample = np.sort(order[: max(8_192, 16 * n_clusters)])
+        chosen = sample[_greedy_rows(vectors[sample], n_clusters, rng)]
+        order = np.concatenate([chosen, order])
+    distinct: dict[bytes, int] = {}
+    for row in order:
+        distinct.setdefault(vectors[row].tobytes(), int(row))
+        if len(distinct) == n_clusters:
+            return np.array(vectors[list(distinct.values())], dtype=np.float32)
+    raise InputError(
+        f"K-means expects at least as many distinct vectors as clusters, got {len(distinct)} distinct among {len(vectors)} "
+        f"for {n_clusters} clusters; lower interests.n_interests or give more items."
+    )
+
+
+def _greedy_rows(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) -> list[int]:
+    """Greedy k-means++ (Arthur and Vassilvitskii 2007): each next row is the best of a few drawn with chance proportional to 1 - cosine.
+
+    Returns fewer rows than asked when all that remain coincide with chosen ones.
+    """
+    n_candidates = 2 + int(math.log(n_clusters))
+    rows = [int(rng.integers(len(sample)))]
+    distance = np.maximum(1.0 - sample @ sample[rows[0]], 0.0)
+    while len(rows) < min(n_clusters, len(sample)):
+        distance[distance < _SAME] = 0.0
+        mass = np.cumsum(distance, dtype=np.float64)
+        if mass[-1] == 0.0:
+            break
+        candidates = np.searchsorted(mass, rng.random(n_candidates) * mass[-1], side="right")
+        remaining = np.minimum(distance, 1.0 - sample[candidates] @ sample.T)
+        best = int(np.maximum(remaining, 0.0).sum(axis=1, dtype=np.float64).argmin())
+        rows.append(int(candidates[best]))
+        distance = np.maximum(remaining[best], 0.0)
+    return rows
+
+
+def _means(vectors: np.ndarray, ids: np.ndarray, previous: np.ndarray) -> np.ndarray:
+    """Normalised mean direction of every cluster, (D, d) float32; a cluster that is empty or cancels out keeps its previous one."""
+    sums = np.zeros(previous.shape, dtype=np.float64)
+    for start in range(0, len(vectors), _CHECK_ROWS):
+        tile_ids = ids[start : start + _CHECK_ROWS]
+        order = np.argsort(tile_ids, kind="stable")
+        present, first = np.unique(tile_ids[order], return_index=True)
+        sums[present] += np.add.reduceat(np.asarray(vectors[start : start + _CHECK_ROWS])[order], first, axis=0)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.where(norms > _SAME, sums / np.maximum(norms, _SAME), previous).astype(np.float32)
+
+
+def _refills(ids: np.ndarray, cosine: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Rows that become the centroids of the empty clusters, at most one per empty cluster.
+
+    The clusters are ranked by what they lose, sum(1 - cosine); the worst one gives its worst-served vector to the first empty cluster, the
+    next one to the second, and round again when there are more empties than clusters. Ties go to the lower cluster and the lower row. So
+    a refill splits the cluster where a second centroid gains most. Vectors that coincide with their centroid are never taken.
+    """
+    n_empty = int((sizes == 0).sum())
+    if not n_empty:
+        return np.empty(0, dtype=np.int64)
+    loss = np.bincount(ids, weights=1.0 - cosine, minlength=len(sizes))
+    order = np.lexsort((cosine, ids))  # stable: by cluster, then worst served first
+    place = np.arange(len(ids)) - (np.cumsum(sizes) - sizes)[ids[order]]  # 0 for the worst of its cluster
+    usable = 1.0 - cosine[order] > _SAME
+    order, place = order[usable], place[usable]
+    turn = np.lexsort((ids[order], -loss[ids[order]], place))
+    return order[turn[:n_empty]]
+
+
+def _search_in(vectors: np.ndarray, backend: str, device: str) -> Search:
+    """The backend's search over these vectors, to be called with the centroids of the moment."""
+    return {"faiss": _search_faiss, "torch": _search_torch, "numpy": _search_numpy}[backend](vectors, device)
+
+
+def _search_numpy(vectors: np.ndarray, device: str) -> Search:
+    def search(centroids):
+        ids, cosine = np.empty(len(vectors), dtype=np.int32), np.empty(len(vectors), dtype=np.float32)
+        for start in range(0, len(vectors), _TILE_ROWS):
+            rows = slice(start, start + _TILE_ROWS)
+            best = np.full(len(vectors[rows]), -np.inf, dtype=np.float32)
+            for first in range(0, len(centroids), _TILE_CENTROIDS):
+                product = vectors[rows] @ centroids[first : first + _TILE_CENTROIDS].T
+                nearest = product.argmax(axis=1)
+                value = np.take_along_axis(product, nearest[:, None], axis=1)[:, 0]
+                better = value > best  # strictly: of equal centroids the lowest number stays
+                ids[rows][better] = nearest[better] + first
+                best[better] = value[better]
+            cosine[rows] = best
+        return ids, cosine
+
+    return search
+
+
+def _search_torch(vectors: np.ndarray, device: str) -> Search:
+    import torch
+
+    from lurm.training import choose_device
+
+    chosen = torch.device(choose_device(device))
+    on_cpu = chosen.type == "cpu"
+    tile_rows = _TILE_ROWS if on_cpu else 16 * _TILE_ROWS  # a GPU needs more work per call: 512 MB of products
+    resident = None if on_cpu else torch.from_numpy(np.array(vectors)).to(chosen)  # moved once, for all iterations
+
+    @torch.no_grad()
+    def search(centroids):
+        ids, cosine = np.empty(len(vectors), dtype=np.int32), np.empty(len(vectors), dtype=np.float32)
+        targets = torch.from_numpy(centroids).to(chosen)
+        for start in range(0, len(vectors), tile_rows):
+            rows = slice(start, start + tile_rows)
+            tile = torch.from_numpy(np.array(vectors[rows])) if resident is None else resident[rows]
+            best = torch.full((len(tile),), -torch.inf, device=chosen)
+            nearest = torch.zeros(len(tile), dtype=torch.int64, device=chosen)
+            for first in range(0, len(targets), _TILE_CENTROIDS):
+                product = tile @ targets[first : first + _TILE_CENTROIDS].T
+                here = product.argmax(dim=1)  # the first of equal ones, which max(dim=1) does not promise
+                value = product.gather(1, here[:, None])[:, 0]
+                better = value > best
+                nearest = torch.where(better, here + first, nearest)
+                best = torch.where(better, value, best)
+            ids[rows], cosine[rows] = nearest.cpu().numpy(), best.cpu().numpy()
+        return ids, cosine
+
+    return search
+
+
+def _search_faiss(vectors: np.ndarray, device: str) -> Search:
+    import faiss
+
+    def search(centroids):
+        index = faiss.IndexFlatIP(centroids.shape[1])
+        if device != "cpu" and faiss.get_num_gpus() > 0:
+            index = faiss.index_cpu_to_all_gpus(index)
+        index.add(centroids)
+        ids, cosine = np.empty(len(vectors), dtype=np.int32), np.empty(len(vectors), dtype=np.float32)
+        for start in range(0, len(vectors), _CHECK_ROWS):  # faiss tiles inside; this only bounds the copy of a memory map
+            rows = slice(start, start + _CHECK_ROWS)
+            value, nearest = index.search(np.ascontiguousarray(vectors[rows]), 1)
+            ids[rows], cosine[rows] = nearest[:, 0], value[:, 0]
+        return ids, cosine
+
+    return search
+
+
+def _checked(vectors: np.ndarray, name: str) -> np.ndarray:
+    """The same array as float32, after a look at every row."""
+    vectors = np.asanyarray(vectors)
+    if vectors.ndim != 2:
+        raise InputError(f"K-means expects {name} as a table of rows (n, d), got an array of {vectors.ndim} dimensions; stack them first.")
+    if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    for start in range(0, len(vectors), _CHECK_ROWS):
+        tile = vectors[start : start + _CHECK_ROWS]
+        norms = np.sqrt(np.einsum("ij,ij->i", tile, tile))
+        wrong = np.flatnonzero(~(np.abs(norms - 1.0) < 1e-3))  # written so that NaN is wrong too
+        if len(wrong):
+            row = int(wrong[0])
+            raise InputError(
+                f"K-means expects {name} of unit norm, got norm {norms[row]:.6g} in row {start + row}; "
+                "drop rows of zeros (items without a known word) and rows with NaN, and divide the others by their norm."
+            )
+    return vectors

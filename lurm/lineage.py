@@ -1,0 +1,131 @@
+"""What one call of a stage knows, and the chain encoder_id -> space_id -> model_id that it belongs to.
+
+Ids are fingerprints of recipe, seed, parents and the *content* of the inputs before `as_of`; so the same inputs give the same ids in
+any warehouse, later events change none, and a stage that is started alone finds its parents by computing their names.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lurm.config import Config, fingerprint, to_dict
+from lurm.errors import LineageError, MissingInputError
+from lurm.periods import starts_before, until
+from lurm.schema import MONTH
+from lurm.store import Snapshot, Store
+
+OPERATIONAL = ("device", "checkpoint_every")  # how a thing is computed, not what
+
+
+@dataclass(frozen=True)
+class Context:
+    """One call of one stage: where, with which settings, for which date.
+
+    `model_id` pins a trained chain (daily runs, backfills); without it the chain is the one trained at `as_of` itself. `spark` opens
+    the session when a stage needs it.
+    """
+
+    store: Store
+    config: Config
+    as_of: str
+    model_id: str | None = None
+    spark: Callable | None = field(default=None, compare=False)
+
+    # ---- inputs, pinned --------------------------------------------------------------------------------------------------------
+
+    def events(self) -> Snapshot:
+        """The months of the log that have instants before as_of; readers must still cut the last one at as_of."""
+        snapshot = self.store.snapshot("events").where(month=lambda month: starts_before(month, self.as_of))
+        if not snapshot.files:
+            raise MissingInputError(f"Expected events before {self.as_of} in {self.store.uri}, found none; run `lurm ingest`, or choose a "
+                                    "later --as-of.")
+        return snapshot
+
+    def items(self) -> Snapshot:
+        snapshot = self.store.snapshot("items")
+        if not snapshot.files:
+            raise MissingInputError(f"Expected a catalogue in {self.store.uri}, found none; run `lurm ingest` with items.path set.")
+        return snapshot
+
+    def pairs_key(self) -> str:
+        return self._key("build-pairs", self.config.pairs, self.config.seed, self.as_of, self.events().digest(), self.items().digest())
+
+    def pairs(self, table: str) -> Snapshot:
+        """item_pairs or seen_items of this as_of, as build-pairs of this configuration wrote them."""
+        if not self.store.committed(table, self.pairs_key(), ({"as_of": self.as_of},)):
+            raise MissingInputError(f"Expected {table} of {self.as_of} for this configuration, found none; run `lurm build-pairs`.")
+        return self.store.snapshot(table).where(as_of=self.as_of)
+
+    def embeddings(self) -> Snapshot:
+        snapshot = self.store.snapshot("item_embeddings").where(encoder_id=self.encoder_id())
+        if not snapshot.files:
+            raise MissingInputError(f"Expected item embeddings of encoder {self.encoder_id()}, found none; run `lurm encode-items`.")
+        return snapshot
+
+    def interests(self) -> Snapshot:
+        snapshot = self.store.snapshot("item_interests").where(space_id=self.space_id())
+        if not snapshot.files:
+            raise MissingInputError(f"Expected items assigned in space {self.space_id()}, found none; run `lurm assign-interests`.")
+        return snapshot
+
+    def bags(self) -> Snapshot:
+        """The bags, months and years, that count exactly the events before as_of."""
+        snapshot = self.store.snapshot("bags").where(space_id=self.space_id())
+        files = tuple(
+            file for file in snapshot.files
+            if starts_before(file.partition["period"], self.as_of)
+            and file.partition["until"] == until(file.partition["period"], self.as_of)
+        )
+        expected, found = set(self.events().values("month")), {file.partition["period"] for file in files}
+        missing = sorted(expected - found)
+        if missing:
+            raise MissingInputError(f"Expected bags of {len(expected)} months before {self.as_of} in space {self.space_id()}, found none of "
+                                    f"{missing[0]}; run `lurm build-bags`.")
+        return Snapshot(snapshot.table, snapshot.version, files, snapshot.root)
+
+    # ---- the chain -------------------------------------------------------------------------------------------------------------
+
+    def encoder_id(self) -> str:
+        if self.model_id:
+            return self._model_info()["encoder_id"]
+        return "encoder-" + self._key(
+            self.config.encoder, self.config.seed, self.pairs("item_pairs").digest(), self.pairs("seen_items").digest()
+        )
+
+    def space_id(self) -> str:
+        if self.model_id:
+            return self._model_info()["space_id"]
+        return "space-" + self._key(self.config.interests, self.config.seed, self.encoder_id(), self.pairs("seen_items").digest())
+
+    def trained_model_id(self) -> str:
+        if self.model_id:
+            self._model_info()
+            return self.model_id
+        return "model-" + self._key(self.config.smen, self.config.seed, self.space_id(), self.as_of, self.bags().where(scale=MONTH).digest())
+
+    def batch_key(self, stage: str, parent: str, inputs: Snapshot) -> str:
+        """Run key of an incremental stage: the same inputs for the same parent are the same increment."""
+        return self._key(stage, parent, inputs.digest())
+
+    def embed_key(self) -> str:
+        return self._key("embed-users", self.trained_model_id(), self.as_of, self.bags().digest())
+
+    def check_chain(self, info: dict, **expected: str) -> None:
+        """Refuse to join artifacts of two chains."""
+        for name, wanted in expected.items():
+            if info.get(name) != wanted:
+                raise LineageError(f"Expected an artifact of {name} {wanted}, got one of {info.get(name)}; use artifacts of one chain.")
+
+    def _model_info(self) -> dict:
+        if not self.store.has_artifact("models", self.model_id):
+            known = ", ".join(self.store.list_artifacts("models")) or "none"
+            raise MissingInputError(f"Expected model {self.model_id!r} in {self.store.uri}, found: {known}; pass one of these to --model.")
+        return self.store.artifact_info("models", self.model_id)
+
+    @staticmethod
+    def _key(*parts) -> str:
+        plain = []
+        for part in parts:
+            if hasattr(part, "__dataclass_fields__"):
+                part = {name: value for name, value in to_dict(part).items() if name not in OPERATIONAL}
+            plain.append(part)
+        return fingerprint(*plain)

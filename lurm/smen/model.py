@@ -1,0 +1,184 @@
+"""SMEN: self-supervised multi-anchor encoder network, from sparse bags of interests to a user embedding (LURM eq. 5-9).
+
+In: SparseBags of months and of years. Out: (B, M, H), one vector of width H for each of M anchors.
+
+    r^i = ReLU( sum_j alpha_ij log1p(count_j) We_j ),  alpha_ij = softmax over anchors of  Wa_i . Wb ReLU(We_j)       (5, 6)
+    r̂^i = last state of a GRU over the periods of the calendar grid; an empty period is a zero input
+    r̃^i = s * months + (1 - s) * years,  s = sigmoid(gate([months; years]))                                           (7)
+
+Nothing in eq. 5-6 has a bias, so an empty period gives exactly 0 and no bag needs to be computed for it.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lurm.schema import MONTH, SCALES, YEAR
+from lurm.smen.batches import SparseBags
+from lurm.smen.recurrence import last_states
+
+
+class SMEN(nn.Module):
+    """The encoder. D interests, M anchors, width H; one GRU for all anchors and, unless told otherwise, for both scales."""
+
+    def __init__(
+        self,
+        n_interests: int,
+        n_anchors: int = 10,
+        dim: int = 128,
+        scales: tuple[str, ...] = SCALES,
+        shared_gru: bool = True,
+        sparse: bool = False,
+    ):
+        super().__init__()
+        self.n_interests, self.n_anchors, self.dim, self.scales, self.shared_gru = n_interests, n_anchors, dim, tuple(scales), shared_gru
+        self.interest_embedding = nn.Embedding(n_interests, dim, sparse=sparse)  # We (D, H)
+        self.anchors = nn.Parameter(torch.empty(n_anchors, dim))  # Wa (M, H)
+        self.key_projection = nn.Linear(dim, dim, bias=False)  # Wb (H, H)
+        self.gru = nn.GRU(dim, dim, batch_first=True)
+        if len(self.scales) == 2:
+            if not shared_gru:
+                self.year_gru = nn.GRU(dim, dim, batch_first=True)
+            self.gate = nn.Linear(2 * dim, dim)
+        initialise(self, torch.Generator().manual_seed(0))
+
+    def forward(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None) -> torch.Tensor:
+        """User embeddings (B, M, H). `alpha` (D, M) is the table of anchor weights when the caller has it already."""
+        states = {}
+        for scale, bags in ((MONTH, months), (YEAR, years)):
+            if scale in self.scales:
+                gru = self.gru if self.shared_gru or scale == MONTH or len(self.scales) == 1 else self.year_gru
+                states[scale] = last_states(gru, self.bag_embedding(bags, alpha), bags)
+        if len(states) == 1:
+            return next(iter(states.values()))
+        share = torch.sigmoid(self.gate(torch.cat([states[MONTH], states[YEAR]], dim=2)))
+        return share * states[MONTH] + (1 - share) * states[YEAR]
+
+    def anchor_weights(self, interest_ids: torch.Tensor) -> torch.Tensor:
+        """alpha (n, M) of n interests; each row sums to 1 over the anchors (eq. 6)."""
+        return self._weights_of(self.interest_embedding(interest_ids))
+
+    def bag_embedding(self, bags: SparseBags, alpha: torch.Tensor | None = None) -> torch.Tensor:
+        """r (R, M, H) of every row (eq. 5)."""
+        used, cells = torch.unique(bags.interest_ids, return_inverse=True)
+        vectors = self.interest_embedding(used)  # (U, H): each interest once, however many bags hold it
+        weights = self._weights_of(vectors) if alpha is None else alpha[used]
+        return functional.relu(_weighted_sums(weights, vectors, cells, torch.log1p(bags.counts), bags.offsets))
+
+    def _weights_of(self, vectors: torch.Tensor) -> torch.Tensor:
+        keys = self.key_projection(functional.relu(vectors))
+        return torch.softmax((keys @ self.anchors.T).float(), dim=1)
+
+
+class ProjectionHead(nn.Module):
+    """v = ReLU([W1_1 r^1, .., W1_M r^M]), h = W2 ReLU(v + mix(v)), mix = W3 over the anchors; used in training only (eq. 8, 9)."""
+
+    def __init__(self, n_anchors: int, dim: int):
+        super().__init__()
+        self.per_anchor = nn.Parameter(torch.empty(n_anchors, dim, dim))  # W1_i, each (H out, H in)
+        self.mix = nn.Parameter(torch.empty(n_anchors, n_anchors))  # W3 (M, M)
+        self.output = nn.Linear(n_anchors * dim, n_anchors * dim, bias=False)  # W2 (MH, MH)
+        initialise_head(self, torch.Generator().manual_seed(0))
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(B, M, H) -> (B, M x H)."""
+        hidden = functional.relu(torch.einsum("bmi,moi->bmo", embeddings, self.per_anchor))
+        mixed = torch.einsum("lm,bmh->blh", self.mix, hidden)
+        return self.output(functional.relu(hidden + mixed).flatten(1))
+
+
+def _weighted_sums(
+    weights: torch.Tensor, vectors: torch.Tensor, cells: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
+    """(R, M, H): row r is the sum over its non-zeros c of values[c] * outer(weights[cells[c]], vectors[cells[c]]).
+
+    weights (U, M), vectors (U, H), cells (nnz,) int64 into U, values (nnz,). Rows of about the same length are padded to the next power
+    of two and multiplied in one batch: at most half of the work is padding.
+    """
+    lengths = offsets.diff()
+    order, parts = [], []
+    width, n_rows = 1, len(lengths)
+    found = 0
+    while found < n_rows:
+        rows = ((lengths <= width) & (lengths > width // 2 if width > 1 else lengths <= 1)).nonzero().squeeze(1)
+        if len(rows):
+            position = torch.arange(width, device=offsets.device)
+            real = position < lengths[rows, None]
+            index = torch.where(real, offsets[rows, None] + position, 0)  # (rows, width) into the non-zeros
+            interests = cells[index]
+            scale = values[index] * real
+            left = functional.embedding(interests, weights) * scale[..., None]  # (rows, width, M)
+            parts.append(torch.bmm(left.transpose(1, 2), functional.embedding(interests, vectors).to(left.dtype)))
+            order.append(rows)
+            found += len(rows)
+        width *= 2
+    if not parts:
+        return vectors.new_zeros(0, weights.shape[1], vectors.shape[1])
+    # Scattering forwards makes the backward pass a gather, the fast one of the two.
+    return parts[0].new_empty(n_rows, *parts[0].shape[1:]).index_copy(0, torch.cat(order), torch.cat(parts))
+
+
+@torch.no_grad()
+def initialise(smen: SMEN, generator: torch.Generator, centroids: torch.Tensor | None = None) -> None:
+    """Fill all weights from the generator, or We from the interests' centroids (D, H).
+
+    Rows of We get length sqrt(H) (numbers around 1). Anchors must differ from the start: with small weights every alpha is 1/M and all
+    anchors learn the same; where the keys share a mean direction one anchor takes everything. So anchors are orthogonal to the mean
+    key and to each other, and scaled to logits with a standard deviation of 1 over the interests. GRU biases start at 0: what a
+    state says comes from events, not from constants.
+    """
+    dim = smen.dim
+    vectors = smen.interest_embedding.weight
+    drawn = torch.randn(vectors.shape, generator=generator)
+    if centroids is not None:
+        drawn = torch.as_tensor(centroids, dtype=torch.float32, device="cpu")
+    vectors.copy_(functional.normalize(drawn, dim=1) * dim**0.5)
+    smen.key_projection.weight.copy_(_orthogonal(dim, generator))
+    keys = smen.key_projection(functional.relu(vectors[:50_000]))
+    mean_key = functional.normalize(keys.mean(0, keepdim=True), dim=1)
+    anchors = torch.randn(smen.n_anchors, dim, generator=generator).to(keys.device)
+    anchors -= anchors @ mean_key.T @ mean_key
+    if smen.n_anchors < dim:
+        anchors = torch.linalg.qr(anchors.T)[0].T
+    spread = (keys @ anchors.T).std(0, correction=0)
+    smen.anchors.copy_(anchors / torch.where(spread > 1e-6, spread, torch.ones_like(spread))[:, None])
+    bound = dim**-0.5
+    for layer in (smen.gru, getattr(smen, "year_gru", None), getattr(smen, "gate", None)):
+        for name, weight in layer.named_parameters() if layer is not None else ():
+            weight.zero_() if "bias" in name else weight.copy_(torch.rand(weight.shape, generator=generator) * 2 * bound - bound)
+
+
+@torch.no_grad()
+def initialise_head(head: ProjectionHead, generator: torch.Generator) -> None:
+    """Fill the head's weights from the generator, scaled to keep the size of what passes through."""
+    for weight in (head.per_anchor, head.mix, head.output.weight):
+        weight.copy_(torch.randn(weight.shape, generator=generator) / weight.shape[-1] ** 0.5)
+
+
+def _orthogonal(dim: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(dim, dim, generator=generator))[0]
+
+
+@torch.no_grad()
+def anchor_entropy(smen: SMEN, interest_weights: torch.Tensor | None = None) -> tuple[float, float]:
+    """(entropy of the anchors' use, mean entropy of alpha per interest), in nats; both lie in [0, ln M].
+
+    Use is the mean of alpha over interests, weighted when weights (D,) are given. Use near 0: one anchor takes everything.
+    Use and mean both at ln M: the anchors do not differ.
+    """
+    vectors = smen.interest_embedding.weight
+    weights = torch.ones(len(vectors), device=vectors.device) if interest_weights is None else interest_weights.to(vectors.device).float()
+    alpha = smen.anchor_weights(torch.arange(len(vectors), device=vectors.device)).double()
+    share = (weights / weights.sum()).double()
+    return float(torch.special.entr(share @ alpha).sum()), float(share @ torch.special.entr(alpha).sum(1))
+
+
+@torch.no_grad()
+def effective_rank(embeddings: torch.Tensor) -> float:
+    """exp(entropy of the normalised singular values) of the centred matrix (n, d); 0 when all rows are equal (Roy & Vetterli, 2007)."""
+    centred = embeddings.double() - embeddings.double().mean(0)
+    if float(centred.abs().max()) <= 1e-6 * max(float(embeddings.abs().max()), 1e-30):
+        return 0.0
+    gram = centred @ centred.T if len(centred) <= centred.shape[1] else centred.T @ centred
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    return float(torch.exp(torch.special.entr(singular / singular.sum()).sum()))

@@ -1,0 +1,171 @@
+"""Writing Parquet files that no reader sees yet, and streaming files back.
+
+Executors stage files here; the driver commits their list (`lurm.store`). A file's name is its run and its content, so a task that is
+tried twice writes the same name with the same bytes, and what a killed run left behind is never picked up by accident.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from lurm.errors import StoreError
+from lurm.schema import Table
+from lurm.store import DataFile, Store
+
+FILE_BYTES = 128_000_000  # of Arrow memory; bounds what a writer holds
+ROW_GROUP_BYTES = 16_000_000
+
+# What a staging task returns to the driver, one row a file.
+STAGED = pa.schema([
+    ("path", pa.string()), ("size", pa.int64()), ("rows", pa.int64()), ("sha256", pa.string()),
+    ("partition", pa.string()), ("first_key", pa.string()), ("last_key", pa.string()), ("figures", pa.string()),
+])
+
+
+def stage_table(store: Store, table: Table, run_key: str, partition: Mapping[str, str], rows: pa.Table) -> DataFile:
+    """Write one Parquet file of `table` (its data columns, in any order) and describe it."""
+    rows = rows.select(table.data_schema.names).cast(table.data_schema)
+    floats = any(pa.types.is_list(kind) and pa.types.is_floating(kind.value_type) for kind in table.data_schema.types)
+    row_bytes = max(1, rows.nbytes // max(1, rows.num_rows))
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows,
+        sink,
+        compression="none" if floats else "zstd",  # float mantissas do not compress: it would cost time and save nothing
+        use_dictionary=not floats,
+        row_group_size=max(1_024, min(131_072, ROW_GROUP_BYTES // row_bytes)),
+    )
+    data = sink.getvalue()
+    sha256 = hashlib.sha256(data).hexdigest()
+    folders = [f"{column}={partition[column]}" for column in table.partition_by if column in partition]
+    path = "/".join([*folders, f"{run_key}-{sha256[:16]}.parquet"])
+    target = store.path("tables", table.name, *path.split("/"))
+    info = store.filesystem.get_file_info(target)
+    if info.type == pa.fs.FileType.NotFound or info.size != data.size:  # never touch a file that may be live already
+        store.write_bytes(target, data)
+    first_key, last_key = _key_range(table, rows)
+    return DataFile(path, data.size, rows.num_rows, sha256, dict(partition), first_key, last_key)
+
+
+class PartitionWriter:
+    """Cuts a stream of rows, sorted by `keys`, into files: a new file at every change of a key and at `rows_per_file`.
+
+    `keys` are the partition columns and, after them, columns that only split files (a bucket). `partition` holds values that are the
+    same for all rows. Memory: one file's rows, at most FILE_BYTES.
+    """
+
+    def __init__(self, store: Store, table: Table, run_key: str, keys: Sequence[str], partition: Mapping[str, str], rows_per_file: int):
+        self.store, self.table, self.run_key = store, table, run_key
+        self.keys, self.partition, self.rows_per_file = list(keys), dict(partition), rows_per_file
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_key: tuple | None = None
+
+    def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[DataFile]:
+        for batch in batches:
+            starts = _run_starts(batch, self.keys)
+            for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+                key = tuple(str(batch.column(name)[start].as_py()) for name in self.keys)
+                if key != self._pending_key:
+                    yield from self._flush()
+                    self._pending_key = key
+                self._pending.append(batch.slice(start, stop - start))
+                if sum(piece.num_rows for piece in self._pending) >= self.rows_per_file or self._pending_bytes() >= FILE_BYTES:
+                    yield from self._flush()
+        yield from self._flush()
+
+    def _pending_bytes(self) -> int:
+        return sum(piece.nbytes for piece in self._pending)
+
+    def _flush(self) -> Iterator[DataFile]:
+        if not self._pending:
+            return
+        rows = pa.Table.from_batches(self._pending)
+        self._pending = []
+        named = dict(zip(self.keys, self._pending_key, strict=True))
+        partition = {column: value for column, value in {**named, **self.partition}.items() if column in self.table.partition_by}
+        yield stage_table(self.store, self.table, self.run_key, partition, rows)
+
+
+def staged_rows(files: Iterable[DataFile]) -> Iterator[pa.RecordBatch]:
+    """Describe staged files as rows of STAGED, the way they travel from an executor to the driver."""
+    import json
+
+    for file in files:
+        row = {
+            "path": file.path, "size": file.size, "rows": file.rows, "sha256": file.sha256, "partition": json.dumps(file.partition),
+            "first_key": file.first_key, "last_key": file.last_key, "figures": None,
+        }
+        yield pa.RecordBatch.from_pylist([row], STAGED)
+
+
+def read_files(store: Store, uris: Iterable[str], columns: Sequence[str] | None = None, batch_rows: int = 65_536,
+               filters=None) -> Iterator[pa.RecordBatch]:
+    """Stream Parquet files in order, in batches of bounded size; `filters` is a pyarrow expression that also skips row groups."""
+    import pyarrow.dataset as ds
+
+    for uri in uris:
+        try:
+            dataset = ds.dataset(uri, filesystem=store.filesystem, format="parquet", partitioning=None)
+            yield from (batch for batch in dataset.to_batches(columns=list(columns) if columns else None, filter=filters,
+                                                              batch_size=batch_rows, use_threads=False) if batch.num_rows)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise StoreError(f"Expected a whole Parquet file at {uri}, could not read it ({error}); restore it or rebuild its table.") from None
+
+
+def walk_sorted(streams: Sequence[Iterator[pa.RecordBatch]], key: str) -> Iterator[list[tuple[int, pa.RecordBatch]]]:
+    """Walk streams that are each sorted by a text column side by side.
+
+    Yields lists of (stream, rows) that together hold every row of all streams up to some key: in each step, everything up to the
+    smallest "last key" among the open batches is complete. Memory: one batch a stream.
+    """
+    heads: list[pa.RecordBatch | None] = [None] * len(streams)
+    while True:
+        for position, stream in enumerate(streams):
+            if heads[position] is None:
+                heads[position] = next(stream, None)
+        alive = [head for head in heads if head is not None]
+        if not alive:
+            return
+        complete = min(head.column(key)[head.num_rows - 1].as_py() for head in alive)
+        pieces = []
+        for position, head in enumerate(heads):
+            if head is None:
+                continue
+            stop = _first_after(head.column(key), complete)
+            if stop:
+                pieces.append((position, head.slice(0, stop)))
+            heads[position] = head.slice(stop) if stop < head.num_rows else None
+        yield pieces
+
+
+def _first_after(column: pa.Array, last: str) -> int:
+    low, high = 0, len(column)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if column[middle].as_py() <= last else (low, middle)
+    return low
+
+
+def _run_starts(batch: pa.RecordBatch, keys: Sequence[str]) -> list[int]:
+    """First row of every run of equal keys."""
+    if batch.num_rows == 0:
+        return []
+    changed = np.zeros(batch.num_rows, dtype=bool)
+    changed[0] = True
+    for name in keys:
+        column = batch.column(name)
+        differs = pc.fill_null(pc.not_equal(column[1:], column[:-1]), True)
+        changed[1:] |= differs.to_numpy(zero_copy_only=False)
+    return np.flatnonzero(changed).tolist()
+
+
+def _key_range(table: Table, rows: pa.Table) -> tuple[str | None, str | None]:
+    if not table.sorted_by or not rows.num_rows or not pa.types.is_string(table.data_schema.field(table.sorted_by[0]).type):
+        return None, None
+    column = rows.column(table.sorted_by[0])
+    return column[0].as_py(), column[-1].as_py()

@@ -1,0 +1,74 @@
+"""assign-interests: every embedded item gets its nearest centroid.
+
+In: item embeddings, the interest space. Out: one more batch of `item_interests` with the items that had none. Items whose title has no
+known word have no direction and stay without an interest; they are counted.
+"""
+
+from functools import cache
+
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from lurm.lineage import Context
+from lurm.schema import ITEM_INTERESTS
+from lurm.store import Manifest, Store
+from spark_jobs.session import gpu_profile, job_main, progress
+from spark_jobs.tables import bucket_of, read_table, stage_frame
+
+ASSIGNED = ITEM_INTERESTS.data_schema
+
+
+def run(context: Context) -> dict:
+    store, settings = context.store, context.config.spark
+    space_id, embeddings = context.space_id(), context.embeddings()
+    store.get_artifact("spaces", space_id)
+    context.check_chain(store.artifact_info("spaces", space_id), encoder_id=context.encoder_id())
+    run_key = context.batch_key("assign-interests", space_id, embeddings)
+    scope = ({"space_id": space_id, "batch": run_key},)
+    if store.committed(ITEM_INTERESTS.name, run_key, scope):
+        return {"skipped": "nothing new"}
+    spark = context.spark()
+    existing = store.snapshot(ITEM_INTERESTS.name).where(space_id=space_id, batch=lambda batch: batch != run_key)
+    missing = read_table(spark, store, embeddings).select("item_id", "embedding")
+    if existing.files:
+        missing = missing.join(read_table(spark, store, existing).select("item_id"), "item_id", "left_anti")
+    device = context.config.interests.device
+
+    def assign_batches(batches):
+        import numpy as np
+        import pyarrow as pa
+
+        from lurm.kmeans import assign
+
+        centroids = _centroids(store, space_id)
+        for batch in batches:
+            vectors = batch.column("embedding").flatten().to_numpy().reshape(batch.num_rows, -1)
+            known = np.flatnonzero(np.any(vectors != 0, axis=1))
+            if len(known):
+                interest_ids, _ = assign(vectors[known], centroids, device=device)
+                yield pa.RecordBatch.from_arrays([batch.column("item_id").take(pa.array(known)), pa.array(interest_ids)], schema=ASSIGNED)
+
+    with progress(spark, "assign-interests"):
+        assigned = missing.mapInArrow(assign_batches, from_arrow_schema(ASSIGNED), profile=gpu_profile(settings))
+        assigned = assigned.withColumn("bucket", bucket_of("item_id", settings.item_buckets))
+        partition = {"space_id": space_id, "batch": run_key}
+        files = stage_frame(assigned, store, ITEM_INTERESTS, run_key, rows_per_file=settings.rows_per_file, partition=partition, split_by=["bucket"])
+    n_assigned = sum(file.rows for file in files)
+    figures = {"assigned": n_assigned, "without_known_words": embeddings.rows() - existing.rows() - n_assigned}
+    manifest = Manifest(ITEM_INTERESTS.name, run_key, tuple(files), scope, figures, {"item_embeddings": embeddings.version})
+    store.write_manifest(manifest)
+    store.commit(manifest)
+    return figures
+
+
+@cache
+def _centroids(store: Store, space_id: str):
+    import faiss
+
+    from lurm.interest_space import load_centroids
+
+    faiss.omp_set_num_threads(1)
+    return load_centroids(store.get_artifact("spaces", space_id))
+
+
+if __name__ == "__main__":
+    job_main("assign-interests")

@@ -1,0 +1,138 @@
+"""build-bags: integer counts per user, period and interest, by month and by calendar year.
+
+In: events before as_of and the interests of items. Out: `bags`, partitioned by scale, period and bucket of the user. A month is counted
+from events only if its events changed, or if some of them had no interest and there are new ones; a year is the sum of its months.
+"""
+
+import logging
+
+from pyspark.sql import Observation
+from pyspark.sql import functions as F
+
+from lurm.bag_of_interests import batches_of, pack_counts, read_lives, sum_periods
+from lurm.config import fingerprint
+from lurm.errors import InputError
+from lurm.lineage import Context
+from lurm.periods import starts_before, until
+from lurm.schema import BAGS, MONTH, YEAR
+from lurm.store import Manifest, Snapshot
+from spark_jobs.session import job_main, progress
+from spark_jobs.tables import bucket_of, read_table, stage_frame, stage_tasks
+
+log = logging.getLogger("lurm")
+KEYS = ["scale", "period", "until", "bucket"]
+
+
+def run(context: Context) -> dict:
+    space_id = context.space_id()
+    months = _build_months(context, space_id)
+    years = _build_years(context, space_id)
+    return {"months": months, "years": years}
+
+
+def _build_months(context: Context, space_id: str) -> dict:
+    store, settings = context.store, context.config.spark
+    events, interests = context.events(), context.interests()
+    recipes = {
+        month: fingerprint("bags", space_id, settings.user_buckets, until(month, context.as_of), events.where(month=month).digest())
+        for month in events.values("month")
+    }
+    changed = [month for month in recipes if not _is_fresh(context, space_id, month, recipes[month], interests.digest())]
+    if not changed:
+        return {"skipped": "nothing changed"}
+    run_key = fingerprint("bags-months", [[month, recipes[month]] for month in changed], interests.digest())
+    spark = context.spark()
+    # Sent to every worker while small; item ids can be long, so the estimate is rows, not bytes of the compressed files.
+    assigned = read_table(spark, store, interests).select("item_id", "interest_id")
+    if interests.rows() * 64 < settings.broadcast_mb * 2**20:
+        assigned = F.broadcast(assigned)
+    with progress(spark, "build-bags, months"):
+        rows = read_table(spark, store, events.where(month=changed)).where(F.col("timestamp") < F.lit(context.as_of).cast("timestamp"))
+        counts = rows.join(assigned, "item_id", "left").groupBy("user_id", "month", "interest_id").agg(
+            F.sum("weight").cast("int").alias("count"), F.min("timestamp").alias("first_event_at"), F.max("timestamp").alias("last_event_at")
+        )
+        seen = Observation("unassigned")
+        without = [F.sum(F.when(F.col("interest_id").isNull() & (F.col("month") == month), F.col("count"))).alias(month) for month in changed]
+        counts = counts.observe(seen, *without)
+        period_end = F.date_format(F.add_months(F.to_date(F.concat("month", F.lit("-01"))), 1), "yyyy-MM-dd")
+        frame = counts.select(
+            "user_id", "interest_id", "count", "first_event_at", "last_event_at",
+            F.lit(MONTH).alias("scale"), F.col("month").alias("period"), F.least(period_end, F.lit(context.as_of)).alias("until"),
+            bucket_of("user_id", settings.user_buckets).alias("bucket"),
+        )
+        files = stage_frame(
+            frame, store, BAGS, run_key, rows_per_file=settings.rows_per_file, partition={"space_id": space_id},
+            transform=lambda batches: pack_counts(batches, KEYS), order=["user_id", "interest_id"],
+        )
+        unassigned = {month: int(seen.get[month] or 0) for month in changed}
+    if not files and len(changed) == len(recipes):
+        raise InputError(f"Expected events before {context.as_of} of items that have an interest, found none; check that the item ids of events "
+                         "and items are the same.")
+    periods = {month: {"recipe": recipes[month], "unassigned": unassigned[month], "interests": interests.digest()} for month in changed}
+    figures = {"periods": periods, "rows": sum(file.rows for file in files), "unassigned_events": sum(unassigned.values())}
+    _commit(context, space_id, MONTH, changed, run_key, files, figures)
+    return {"periods": len(changed), "rows": figures["rows"], "unassigned_events": figures["unassigned_events"]}
+
+
+def _build_years(context: Context, space_id: str) -> dict:
+    store, settings = context.store, context.config.spark
+    months = context.bags().where(scale=MONTH)
+    by_year = {year: months.where(period=lambda period, year=year: period[:4] == year) for year in {m[:4] for m in months.values("period")}}
+    recipes = {year: fingerprint("year", until(year, context.as_of), part.digest()) for year, part in by_year.items()}
+    changed = sorted(year for year in recipes if not _is_fresh(context, space_id, year, recipes[year], ""))
+    if not changed:
+        return {"skipped": "nothing changed"}
+    run_key = fingerprint("bags-years", space_id, [[year, recipes[year]] for year in changed])
+    tasks = [
+        {"scale": YEAR, "period": year, "until": until(year, context.as_of), "bucket": bucket}
+        for year in changed for bucket in by_year[year].values("bucket")
+    ]
+
+    def produce(task: dict):
+        import pyarrow as pa
+
+        part: Snapshot = by_year[task["period"]].where(bucket=task["bucket"])
+        for lives, facts in read_lives(store, part):
+            batch = batches_of(sum_periods(lives[MONTH]), facts)
+            for name in KEYS:
+                batch = batch.append_column(name, pa.array([task[name]] * batch.num_rows))
+            yield batch
+
+    spark = context.spark()
+    with progress(spark, "build-bags, years"):
+        files = stage_tasks(spark, tasks, produce, store, BAGS, run_key, rows_per_file=settings.rows_per_file, keys=KEYS,
+                            partition={"space_id": space_id})
+    figures = {"periods": {year: {"recipe": recipes[year], "unassigned": 0, "interests": ""} for year in changed},
+               "rows": sum(file.rows for file in files)}
+    _commit(context, space_id, YEAR, changed, run_key, files, figures)
+    return {"periods": len(changed), "rows": figures["rows"]}
+
+
+def _is_fresh(context: Context, space_id: str, period: str, recipe: str, interests: str) -> bool:
+    """Whether the live partition of a period was built from exactly these inputs."""
+    live = context.store.snapshot(BAGS.name).where(space_id=space_id, period=period, until=until(period, context.as_of))
+    if len(live.run_keys()) != 1:
+        return False
+    manifest = context.store.read_manifest(BAGS.name, live.run_keys().pop())
+    facts = manifest.figures["periods"].get(period) if manifest else None
+    if facts is None or facts["recipe"] != recipe:
+        return False
+    return facts["unassigned"] == 0 or facts["interests"] == interests
+
+
+def _commit(context: Context, space_id: str, scale: str, periods: list[str], run_key: str, files: list, figures: dict) -> None:
+    """Replace the periods, and with them what an earlier as_of counted of the same period while it was open."""
+    existing = context.store.snapshot(BAGS.name).where(space_id=space_id, scale=scale)
+    replaces = []
+    for period in periods:
+        end = until(period, context.as_of)
+        earlier = {value for value in existing.where(period=period).values("until") if value <= end}
+        replaces += [{"space_id": space_id, "scale": scale, "period": period, "until": value} for value in sorted(earlier | {end})]
+    assert all(starts_before(period, context.as_of) for period in periods)
+    manifest = Manifest(BAGS.name, run_key, tuple(files), tuple(replaces), figures)
+    context.store.write_manifest(manifest)
+    context.store.commit(manifest)
+
+
+if __name__ == "__main__":
+    job_main("build-bags")

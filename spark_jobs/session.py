@@ -1,0 +1,106 @@
+"""Starting Spark, and showing how far a long job is.
+
+On one machine the session is local and embedded; under spark-submit the cluster's own settings win. Python workers use the
+interpreter that runs this file, and the driver talks over loopback in local mode.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+from lurm.config import Config
+from lurm.errors import ConfigError
+
+log = logging.getLogger("lurm")
+JAVA_NEEDED = "Expected Java 17 or later for Spark, {came}; install it, for example with: apt-get install openjdk-17-jre-headless."
+
+
+def check_java() -> None:
+    """One sentence instead of a stack trace where Java is missing or too old."""
+    home = os.environ.get("JAVA_HOME")
+    java = os.path.join(home, "bin", "java") if home else shutil.which("java")
+    if not java or not os.path.exists(java):
+        raise ConfigError(JAVA_NEEDED.format(came="found none"))
+    answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False).stderr
+    version = answer.split('"')[1] if answer.count('"') >= 2 else "?"
+    major = version.split(".")[0]
+    if not major.isdigit() or int(major) < 17:
+        raise ConfigError(JAVA_NEEDED.format(came=f"found version {version}"))
+
+
+def open_session(config: Config):
+    """A SparkSession for these settings; an existing one is reused."""
+    check_java()
+    from pyspark.sql import SparkSession
+
+    settings = config.spark
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM: master and memory are its business
+    builder = SparkSession.builder.appName("lurm")
+    conf = {
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
+        "spark.sql.autoBroadcastJoinThreshold": str(settings.broadcast_mb * 2**20),
+        "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
+        "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.log.level": "ERROR",
+        "spark.executorEnv.OMP_NUM_THREADS": "1",  # one task a core: libraries must not start more threads
+        "spark.executorEnv.TOKENIZERS_PARALLELISM": "false",
+    }
+    if not submitted:
+        builder = builder.master(settings.master)
+        if settings.master.startswith("local"):
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+            conf |= {
+                "spark.driver.memory": settings.driver_memory, "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1",
+                "spark.driver.bindAddress": "127.0.0.1",
+                "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
+            }
+    for name, value in {**conf, **settings.conf}.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
+
+
+@contextmanager
+def progress(spark, what: str, every_seconds: float = 5.0):
+    """Log the share of finished tasks while a block of Spark work runs."""
+    tracker, finished = spark.sparkContext.statusTracker(), threading.Event()
+    started = time.monotonic()
+
+    def watch():
+        while not finished.wait(every_seconds):
+            stages = [info for info in map(tracker.getStageInfo, tracker.getActiveStageIds()) if info]
+            if stages:
+                done, total = sum(info.numCompletedTasks for info in stages), sum(info.numTasks for info in stages)
+                log.info("%s: %d of %d tasks, %.0f s", what, done, total, time.monotonic() - started)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join(timeout=1)
+
+
+def gpu_profile(settings):
+    """The resource profile of a stage that wants a GPU per worker; None where none is configured."""
+    if not settings.gpus_per_worker:
+        return None
+    from pyspark.resource import ResourceProfileBuilder, TaskResourceRequests
+
+    return ResourceProfileBuilder().require(TaskResourceRequests().cpus(1).resource("gpu", settings.gpus_per_worker)).build
+
+
+def job_main(stage: str) -> None:
+    """main() of a job under spark-submit: the same arguments as `lurm STAGE`."""
+    from lurm.cli import main
+
+    sys.exit(main([stage, *sys.argv[1:]]))

@@ -1,0 +1,110 @@
+"""Between Spark and the store: reading a pinned snapshot as a DataFrame, and staging a DataFrame as files of a table."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
+
+from lurm.schema import Table
+from lurm.staging import STAGED, PartitionWriter, read_files, staged_rows
+from lurm.store import DataFile, Snapshot, Store
+
+
+def read_table(spark: SparkSession, store: Store, snapshot: Snapshot) -> DataFrame:
+    """A pinned snapshot, with its partition columns.
+
+    In a local warehouse Spark reads the files itself; anywhere else the executors read them with Arrow's file systems, so that no
+    connector has to be installed on the cluster.
+    """
+    table = snapshot.table
+    schema = spark_schema(table.schema)
+    if not snapshot.files:
+        return spark.createDataFrame([], schema)
+    if store.is_local:
+        columns = [field for field in schema.fields if field.name not in table.partition_by or field.name in snapshot.files[0].path]
+        frame = spark.read.option("basePath", snapshot.root).schema(StructType(columns)).parquet(*snapshot.uris())
+        return frame.select(*[field.name for field in columns])
+    tasks = [(uri, json.dumps(file.partition)) for uri, file in zip(snapshot.uris(), snapshot.files, strict=True)]
+    arrow_schema = table.schema
+
+    def read(batches):
+        import pyarrow as pa
+
+        for batch in batches:
+            for uri, partition in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
+                values = json.loads(partition)
+                for piece in read_files(store, [uri]):
+                    arrays = [
+                        piece.column(field.name) if field.name in piece.schema.names
+                        else pa.array([values.get(field.name)] * piece.num_rows, pa.string()).cast(field.type)
+                        for field in arrow_schema
+                    ]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=arrow_schema)
+
+    listing = spark.createDataFrame(tasks, "uri string, partition string").repartition(len(tasks))
+    return listing.mapInArrow(read, schema)
+
+
+def stage_frame(
+    frame: DataFrame, store: Store, table: Table, run_key: str, *, rows_per_file: int, partition: Mapping[str, str] | None = None,
+    split_by: Sequence[str] = (), transform: Callable | None = None, order: Sequence[str] | None = None,
+) -> list[DataFile]:
+    """Write the rows of a frame as files of a table that no reader sees yet, and return their description.
+
+    Rows are brought together by the table's partition columns and `split_by` (columns that only cut files, such as a bucket of the
+    user), sorted, and written by Python workers. The result does not depend on how Spark cut the work. `transform` turns the sorted
+    Arrow batches into rows of the table on their way to the writer; the frame then has other columns, sorted by `order`.
+    """
+    fixed = dict(partition or {})
+    keys = [column for column in table.partition_by if column in frame.columns and column not in fixed] + list(split_by)
+    if transform is None:
+        frame = frame.select(*dict.fromkeys([*table.data_schema.names, *keys]))
+    order = [*keys, *(order or table.sorted_by), *(name for name in ("weight",) if name in frame.columns)]
+    frame = (frame.repartition(*keys) if keys else frame.coalesce(1)).sortWithinPartitions(*order)
+
+    def write(batches):
+        batches = transform(batches) if transform else batches
+        yield from staged_rows(PartitionWriter(store, table, run_key, keys, fixed, rows_per_file).write(batches))
+
+    return _collect(frame.mapInArrow(write, from_arrow_schema(STAGED)))
+
+
+def stage_tasks(
+    spark: SparkSession, tasks: Sequence[Mapping[str, str]], produce: Callable, store: Store, table: Table, run_key: str, *,
+    rows_per_file: int, keys: Sequence[str] = (), partition: Mapping[str, str] | None = None, resources=None,
+) -> list[DataFile]:
+    """Run `produce(task)`, which yields Arrow batches of `table` (with the `keys` as columns), once per task on the executors.
+
+    For work whose input lies in one bucket's files already, so that nothing has to be shuffled: a task is a mapping of text, sent as
+    JSON. Returns the description of the staged files.
+    """
+    if not tasks:
+        return []
+    fixed = dict(partition or {})
+
+    def work(batches):
+        for batch in batches:
+            for text in batch.column(0).to_pylist():
+                writer = PartitionWriter(store, table, run_key, keys, fixed, rows_per_file)
+                yield from staged_rows(writer.write(produce(json.loads(text))))
+
+    listing = spark.sparkContext.parallelize([(json.dumps(task),) for task in tasks], len(tasks)).toDF("task string")
+    return _collect(listing.mapInArrow(work, from_arrow_schema(STAGED), profile=resources))
+
+
+def _collect(frame: DataFrame) -> list[DataFile]:
+    rows = frame.collect()  # one row a file: small
+    files = [DataFile(row.path, row.size, row.rows, row.sha256, json.loads(row.partition), row.first_key, row.last_key) for row in rows]
+    return sorted({file.path: file for file in files}.values(), key=lambda file: file.path)
+
+
+def spark_schema(schema) -> StructType:
+    return from_arrow_schema(schema)
+
+
+def bucket_of(column: str, n_buckets: int) -> Column:
+    """Bucket of a key: a hash, so a bucket is a random sample."""
+    return F.pmod(F.xxhash64(F.col(column)), F.lit(n_buckets)).cast("int")
