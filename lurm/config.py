@@ -204,7 +204,7 @@ def _plain(part):
 
 def _read_toml(path: str) -> dict:
     bundled = BUNDLED / f"{path}.toml"
-    file = bundled if os.sep not in path and not os.path.exists(path) and bundled.exists() else Path(path)
+    file = bundled if bundled.exists() and not os.path.isfile(path) else Path(path)
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -19,34 +19,36 @@ def nt_xent(
     temperature: float,
     left_ids: torch.Tensor | None = None,
     right_ids: torch.Tensor | None = None,
+    gather: bool = True,
 ) -> torch.Tensor:
     """Scalar NT-Xent of pairs (left[i], right[i]), averaged over the 2n terms; computed in float32.
 
     left, right: (n, d), any length of vector. left_ids, right_ids: (n,) int64, what each row is an embedding of: rows that are the
     same thing as the anchor row or as its positive are no negatives and leave its denominator; the positive itself always stays.
-    When torch.distributed runs, the rows of all processes are negatives (n must be equal on all), and each process averages over
-    its own 2n terms: the mean over processes is the loss of the whole batch, and so is the mean of their gradients.
+    When torch.distributed runs and `gather` is true, the rows of all processes are negatives (n must be equal on all), and each process
+    averages over its own 2n terms: the mean over processes is the loss of the whole batch, and so is the mean of their gradients.
+    An evaluation that every process makes on the same pairs says gather=False, or each pair would be its own negative.
     """
     n = left.shape[0]
     with torch.autocast(left.device.type, enabled=False):
         own = functional.normalize(torch.cat([left.float(), right.float()]), dim=1)  # (2n, d)
-        everyone, first = _gather(own)
+        everyone, first = _gather(own, gather)
         logits = own @ everyone.T / temperature  # (2n, 2n x processes)
         rows = torch.arange(2 * n, device=own.device)
         itself, positive = rows + first, (rows + n) % (2 * n) + first
         excluded = torch.zeros_like(logits, dtype=torch.bool)
         if left_ids is not None and right_ids is not None:
             own_ids = torch.cat([left_ids, right_ids])
-            all_ids = _gather(own_ids)[0]
+            all_ids = _gather(own_ids, gather)[0]
             excluded = (own_ids[:, None] == all_ids) | (all_ids[positive][:, None] == all_ids)
             excluded[rows, positive] = False
         excluded[rows, itself] = True
         return functional.cross_entropy(logits.masked_fill(excluded, -torch.inf), positive)
 
 
-def _gather(own: torch.Tensor) -> tuple[torch.Tensor, int]:
+def _gather(own: torch.Tensor, gather: bool) -> tuple[torch.Tensor, int]:
     """Rows of all processes in order of their rank, and the number of the first row of this one."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not (gather and dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return own, 0
     return _GatherRows.apply(own), dist.get_rank() * own.shape[0]
 

@@ -155,7 +155,7 @@ def _greedy_rows(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) 
 
     Returns fewer rows than asked when all that remain coincide with chosen ones.
     """
-    n_candidates = 2 + int(math.log(n_clusters))
+    n_candidates = max(2 + int(math.log(n_clusters)), min(32, 4_096 // n_clusters))  # the fewer clusters, the cheaper it is to look longer
     rows = [int(rng.integers(len(sample)))]
     distance = np.maximum(1.0 - sample @ sample[rows[0]], 0.0)
     while len(rows) < min(n_clusters, len(sample)):

@@ -106,7 +106,7 @@ def fit_encoder(
         "seconds": round(history.seconds, 1),
         "train_loss": history.losses[-1] if history.losses else None,
         "held_out_loss_untrained": history.evaluations[0] if history.evaluations else None,
-        "held_out_loss": min(history.evaluations) if history.evaluations else None,
+        "held_out_loss": dict(zip(history.evaluation_steps, history.evaluations, strict=True)).get(history.best_step),
         **_embedding_health(encoder, [batch.to(device) for batch in tests]),
     }
     return encoder, history, health

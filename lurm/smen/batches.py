@@ -103,7 +103,8 @@ def _on_grid(lives: Lives, steps: np.ndarray, n_steps: np.ndarray) -> SparseBags
     if len(rows) < len(steps):
         offsets = np.append(offsets[rows], offsets[-1])
         width = int(interest_ids.max()) + 1
-        matrix = scipy.sparse.csr_matrix((counts.astype(np.int64), interest_ids, offsets), shape=(len(rows), width))
+        cells = (counts.astype(np.int64), interest_ids.copy(), offsets)  # copied: the next line works in place
+        matrix = scipy.sparse.csr_matrix(cells, shape=(len(rows), width))
         matrix.sum_duplicates()  # sorts each row and adds up equal interests
         interest_ids, counts, offsets = matrix.indices, matrix.data, matrix.indptr
     return SparseBags(

@@ -8,9 +8,8 @@ same weights. Memory holds `shuffle_users` users (and the chunk being read), how
 """
 
 import logging
-import queue
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +72,7 @@ def fit_smen(
             left, losses = [], []
             for users, (months, years) in fixed:
                 embeddings = smen(*(scale.to(device) if scale is not None else None for scale in (months, years)))
-                losses.append(float(nt_xent(*head(embeddings).chunk(2), settings.temperature)) * users)
+                losses.append(users * float(nt_xent(*head(embeddings).chunk(2), settings.temperature, gather=False)))
                 left.append(embeddings[:users].float().flatten(1))
         usage, interest = anchor_entropy(smen)
         rank = effective_rank(torch.cat(left)[:RANKED_USERS]) if left else float("nan")
@@ -214,41 +213,10 @@ def _check_collapse(seen: dict, settings: SmenSettings) -> None:
         )
 
 
-def _prefetch(batches: Iterator, depth: int = 2) -> Iterator:
-    """The same batches in the same order, prepared by a thread while the model works on earlier ones."""
-    ready: queue.Queue = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
-
-    def put(entry: tuple) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(entry, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not put((batch, None)):
-                    return
-            put((None, StopIteration()))
-        except Exception as error:  # whatever went wrong in the thread is raised where the batch is asked for
-            put((None, error))
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            batch, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
+def _prefetch(batches: Iterator) -> Iterator:
+    """The same batches in the same order; a thread prepares the next one while the model works on this one."""
+    with ThreadPoolExecutor(1) as worker:
+        following = worker.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = worker.submit(next, batches, None)
             yield batch
-    finally:
-        stopped.set()
-        thread.join()
-
-

@@ -1,0 +1,39 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(READY)
+	@$(BIN)/lurm demo --directory demo
+
+test: $(READY) java
+	@$(BIN)/python -m pytest
+
+test-slow: $(READY) java
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	@$(BIN)/ruff check . && $(BIN)/lint-imports --config setup.cfg
+
+bench: $(READY) java
+	@$(BIN)/python benchmarks/stages.py --users 10000
+
+.PHONY: java
+java: $(READY)
+	@$(BIN)/python -c "from spark_jobs.session import check_java; from lurm.errors import LurmError; import sys; \
+	exec('try:\n check_java()\nexcept LurmError as error:\n sys.exit(f\"lurm: {error}\")')"
+
+# Pinned versions, exactly: requirements.txt is the complete list, setup.cfg names what lurm itself imports.
+$(READY): requirements.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'lurm: Expected Python 3.11 or later, found %d.%d; install it and run make PYTHON=python3.11.' % sys.version_info[:2])"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "lurm: installing pinned versions into $(VENV) (a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf demo $(VENV) build *.egg-info
