@@ -85,14 +85,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _command(commands, name: str, summary: str, function, epilog: str, about: str | None = None) -> argparse.ArgumentParser:
     parser = commands.add_parser(
-        name, help=summary, description=about or f"{summary[0].upper()}{summary[1:]}.", epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        name, help=summary, description=about or f"{summary[0].upper()}{summary[1:]}.", epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=function)
     return parser
 
 
 def _stage_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--config", metavar="FILE", help="TOML file, or the name of a bundled one (demo, amazon_purchases, ...); default: all defaults")
+    parser.add_argument("--config", metavar="FILE",
+                        help="TOML file, or the name of a bundled one (demo, amazon_purchases, ...); default: all defaults")
     parser.add_argument("--warehouse", required=True, metavar="URI", help="folder or object-store URI that holds all tables")
     parser.add_argument("--as-of", required=True, metavar="YYYY-MM-DD", help="events before this date (UTC, exclusive) may be used")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="overrides",
@@ -119,10 +121,11 @@ def _run(options) -> int:
 
     context, names = _context(options), stages_to_run(options.model)
     if options.until:
-        names = names[: names.index(options.until) + 1] if options.until in names else names
+        order = list(BY_NAME)
+        names = [name for name in names if order.index(name) <= order.index(options.until)]
     reports = run_stages(context, names)
     _print_stages(reports)
-    if "publish" in reports:
+    if reports.get("publish", {}).get("released"):
         from lurm import open_table
 
         print(open_table(context.store.uri, context.as_of))

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lurm.errors import ConfigError
+from lurm.limits import check_limits
 
 BUNDLED = Path(__file__).parent / "configs"
 
@@ -176,7 +177,8 @@ class Config:
 def load_config(path: str | None = None, overrides: typing.Sequence[str] = ()) -> Config:
     """Read settings from a TOML file (a path, or the name of a bundled one such as `demo`) and apply `section.field=value` overrides.
 
-    Raises ConfigError for a missing file, broken TOML, an unknown name (with the nearest known one) or a value of the wrong type.
+    Raises ConfigError for a missing file, broken TOML, an unknown name (with the nearest known one), a value of the wrong type or one
+    outside the limits of `lurm.limits`.
     """
     tree = _read_toml(path) if path else {}
     for override in overrides:
@@ -184,7 +186,9 @@ def load_config(path: str | None = None, overrides: typing.Sequence[str] = ()) -
         if not equals:
             raise ConfigError(f"--set expects section.field=value, got {override!r}; write for example --set smen.max_steps=200.")
         _set(tree, name.strip(), text.strip())
-    return _build(Config, tree, "")
+    config = _build(Config, tree, "")
+    check_limits(to_dict(config))
+    return config
 
 
 def fingerprint(*parts: object) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, Schema
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from lurm.errors import StoreError
 from lurm.schema import RELEASES
@@ -27,14 +27,15 @@ def releases(store: Store) -> list[dict]:
 def move_release(store: Store, row: Mapping) -> dict:
     """Move the pointer to `row` (columns of RELEASES without epoch and released_at); returns the row as written.
 
-    A move to where the pointer already is changes nothing. Raises StoreError if other writers were always faster.
+    A move to where the pointer already is changes nothing, and a publish of what was the last move of its date changes nothing: a stage
+    that runs again must not undo a rollback. Raises StoreError if other writers were always faster.
     """
     for _ in range(COMMIT_ATTEMPTS):
         delta = store.load(RELEASES.name) or store.create(RELEASES)
         history = _rows(store, store.snapshot(RELEASES.name, delta.version()))
-        same_date = [old for old in history if old["as_of"] == row["as_of"]]
-        if same_date and all(same_date[-1].get(name) == value for name, value in row.items() if name != "current"):
-            return same_date[-1]
+        there = _already_there(history, row)
+        if there:
+            return there
         moved = {**row, "epoch": len(history) + 1, "released_at": datetime.now(UTC)}
         run_key = f"epoch{moved['epoch']:08d}"
         staged = stage_table(store, RELEASES, run_key, {}, pa.Table.from_pylist([moved], RELEASES.schema))
@@ -45,6 +46,8 @@ def move_release(store: Store, row: Mapping) -> dict:
             return moved
         except CommitFailedError:
             continue
+        except (DeltaError, OSError) as error:
+            raise StoreError(f"Could not move the release pointer ({error}); readers keep the release they have, run publish again.") from None
     raise StoreError("Expected to move the release pointer, other writers were always faster; run publish again.")
 
 
@@ -55,6 +58,16 @@ def released(store: Store, as_of: str | None = None) -> dict | None:
         return next((row for row in reversed(history) if row["current"]), None)
     dates = [row["as_of"] for row in history if row["as_of"] <= as_of]
     return next((row for row in reversed(history) if row["as_of"] == max(dates)), None) if dates else None
+
+
+def _already_there(history: list[dict], row: Mapping) -> dict | None:
+    """The earlier move that makes this one needless."""
+    if row["reason"] == "publish":  # a commit that had nothing to do reports the newest version, so the run says what is published
+        last = next((old for old in reversed(history) if old["as_of"] == row["as_of"]), None)
+        ignored = ("current", "table_version", "reason")
+    else:
+        last, ignored = (history[-1] if history else None), ()
+    return last if last and all(last[name] == value for name, value in row.items() if name not in ignored) else None
 
 
 def _rows(store: Store, snapshot) -> list[dict]:

@@ -53,7 +53,10 @@ def find_source(name: str, path: str, format: str, separator: str = ",") -> Sour
         infos = filesystem.get_file_info([filesystem.normalize_path(item.removeprefix(prefix)) for item in paths])
         format = "parquet"
     else:
-        infos = _list(filesystem, root)
+        try:
+            infos = _list(filesystem, root)
+        except OSError as error:
+            raise InputError(f"Expected files of {name} at {path!r}, could not list them ({error.strerror or error}); mend {name}.path.") from None
         format = _format_of(infos, name, path) if format == "auto" else format
     infos = [info for info in infos if info.type == pa.fs.FileType.File]
     if not infos:
@@ -122,8 +125,11 @@ def _columns(filesystem, infos, format: str, separator: str, name: str) -> dict[
                     raise InputError(f"Expected one type for column {field.name!r} in {name}, {info.path} has {field.type} where others have "
                                      f"{columns[field.name]}; export the files alike.")
         return columns
-    with filesystem.open_input_stream(infos[0].path, compression="detect") as stream:
-        lines = stream.read(SAMPLE_BYTES).decode("utf-8", errors="replace").splitlines()
+    try:
+        with filesystem.open_input_stream(infos[0].path, compression="detect") as stream:
+            lines = stream.read(SAMPLE_BYTES).decode("utf-8-sig", errors="replace").splitlines()  # spreadsheets write a byte order mark
+    except OSError as error:
+        raise InputError(f"Expected readable text in {name}, could not read {infos[0].path} ({error}); export it again.") from None
     if format == "csv":
         header = next(csv.reader(lines[:1], delimiter=separator), [])
         return {column: pa.string() for column in header}

@@ -311,7 +311,10 @@ class Store:
     def workspace(self, key: str) -> Path:
         """A local folder for work in progress (checkpoints); inside the warehouse when that is a local folder."""
         base = Path(self.root) / "work" if self.is_local else Path(os.environ.get("LURM_SCRATCH", "/tmp")) / "lurm-work"
-        (base / key).mkdir(parents=True, exist_ok=True)
+        try:
+            (base / key).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"Could not make {base / key} ({error.strerror or error}); check space and rights, then run again.") from None
         return base / key
 
     def has_artifact(self, kind: str, artifact_id: str) -> bool:

@@ -181,9 +181,7 @@ def load_tensors(directory: Path) -> tuple[Weights, dict]:
         fault = f"the SHA-256 of {data.name} differs"
     except FileNotFoundError as error:
         if Path(error.filename).name == INFO:
-            raise MissingInputError(
-                f"Expected a saved model in {str(directory)!r}, found none; run the stage that trains it first."
-            ) from None
+            raise MissingInputError(f"Expected a saved model in {str(directory)!r}, found none; run its training stage first.") from None
         fault = f"{Path(error.filename).name} is missing"
     except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         fault = str(error).splitlines()[0]
@@ -200,10 +198,8 @@ def _record(history: History, pending: list[torch.Tensor]) -> None:
         history.losses.append(float(loss))
         history.steps.append(len(history.losses))
         if not math.isfinite(history.losses[-1]):
-            raise CollapseError(
-                f"Expected a finite loss, got {history.losses[-1]} at step {history.steps[-1]}; "
-                "lower learning_rate or set precision to float32, then train again."
-            )
+            came = f"got {history.losses[-1]} at step {history.steps[-1]}"
+            raise CollapseError(f"Expected a finite loss, {came}; lower learning_rate or set precision to float32, then train again.")
     pending.clear()
 
 
@@ -248,10 +244,8 @@ def _agree(module: torch.nn.Module, step: int) -> None:
     steps = torch.tensor([step, -step], device=next(module.parameters()).device)
     dist.all_reduce(steps, op=dist.ReduceOp.MAX)
     if int(steps[0]) != -int(steps[1]):
-        raise StoreError(
-            f"Expected every process to resume at the same step, got steps {-int(steps[1])} and {int(steps[0])}; "
-            "put the training directory on storage that all processes share."
-        )
+        came = f"got steps {-int(steps[1])} and {int(steps[0])}"
+        raise StoreError(f"Expected every process to resume at the same step, {came}; put the training directory on shared storage.")
     for tensor in module.state_dict().values():
         dist.broadcast(tensor, 0)
 

@@ -157,14 +157,18 @@ def timestamp_of(column: str, kind, time_format: str) -> Column:
     scales = {"s": 1, "ms": 1_000, "us": 1_000_000}
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         if pa.types.is_timestamp(kind) and kind.unit == "ns":  # Spark has no nanoseconds; the session reads them as integers
-            return F.timestamp_micros((value / 1_000).cast("long"))
+            return F.timestamp_micros(F.expr(f"`{column}` div 1000"))  # in integers: a float has steps of 256 ns
         return value.cast("timestamp")
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or time_format in scales:
         if time_format not in (*scales, "auto"):
             raise ConfigError(f"Expected events.time_format s, ms or us for the numbers in {column!r}, got {time_format!r}; mend it.")
         micros = value.try_cast("double") * (1_000_000 // scales.get(time_format, 1))
         return F.timestamp_micros(F.when(F.abs(micros) < 9e17, micros).cast("long"))
-    return F.try_to_timestamp(value.cast("string")) if time_format == "auto" else F.try_to_timestamp(value.cast("string"), F.lit(time_format))
+    if time_format != "auto":
+        return F.try_to_timestamp(value.cast("string"), F.lit(time_format))
+    # CSV and JSON lines have no types: nine digits and more are seconds there too, fewer are a year or a day.
+    seconds = F.when(value.cast("string").rlike(r"^\s*-?\d{9,}(\.\d*)?\s*$"), value.try_cast("double"))
+    return F.coalesce(F.timestamp_micros(F.when(F.abs(seconds) < 9e11, seconds * 1_000_000).cast("long")), F.try_to_timestamp(value.cast("string")))
 
 
 def read_source(spark, source: Source, files: list[str]) -> DataFrame:
@@ -188,7 +192,9 @@ def quarantine(context: Context, rows: DataFrame, source: str, run_key: str, fig
     bad = rows.where("reason is not null").select("source_file", F.substring("row", 1, ROW_CHARACTERS).alias("row"), "reason")
     frame = bad.withColumn("source", F.lit(source))
     if added:
-        frame = frame.unionByName(read_table(context.spark(), store, store.snapshot(QUARANTINE.name).where(source=source, reason=reasons)))
+        # Without the rows that a killed run has left there of the very files that are read now.
+        earlier = read_table(context.spark(), store, store.snapshot(QUARANTINE.name).where(source=source, reason=reasons))
+        frame = frame.unionByName(earlier.join(bad.select("source_file").distinct(), "source_file", "left_anti").select(*frame.columns))
     staged = stage_frame(frame, store, QUARANTINE, key, rows_per_file=context.config.spark.rows_per_file) if reasons else []
     manifest = Manifest(QUARANTINE.name, key, tuple(staged), scopes, figures)
     store.write_manifest(manifest)
@@ -239,7 +245,11 @@ def _categories(source: Source, column: str) -> Column:
     value = F.col(f"`{column}`")
     if pa.types.is_list(source.columns[column]) or pa.types.is_large_list(source.columns[column]):
         return F.coalesce(value.cast("array<string>"), F.array().cast("array<string>"))
-    return F.when(value.isNotNull(), F.array(value.cast("string"))).otherwise(F.array().cast("array<string>"))
+    single = F.when(value.isNotNull(), F.array(value.cast("string"))).otherwise(F.array().cast("array<string>"))
+    if source.format != "jsonl":
+        return single
+    # JSON lines are read as text, a list among them as the JSON it was written in.
+    return F.coalesce(F.when(value.startswith("["), F.from_json(value, "array<string>")), single)
 
 
 if __name__ == "__main__":

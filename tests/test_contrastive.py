@@ -38,7 +38,7 @@ def test_temperature_divides_the_cosines():
 
 
 def test_the_same_item_as_the_positive_is_no_negative():
-    """Pairs (a, b) and (c, b): for a, the second b leaves the denominator; for c likewise the first; the two b are no negatives of each other."""
+    """Pairs (a, b) and (c, b): for a the second b leaves the denominator, for c the first; the two b are no negatives of each other."""
     a, b, c = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor([-1.0, 0.0])
     left, right = torch.stack([a, c]), torch.stack([b, b])
     loss = nt_xent(left, right, 1.0, torch.tensor([1, 3]), torch.tensor([2, 2]))

@@ -183,7 +183,7 @@ def test_saved_tensors_come_back_and_damage_is_told(tmp_path):
     (tmp_path / "info.json").write_text("{")
     with pytest.raises(StoreError, match="Expected intact tensors"):
         load_tensors(tmp_path)
-    with pytest.raises(MissingInputError, match="run the stage that trains it first"):
+    with pytest.raises(MissingInputError, match="run its training stage first"):
         load_tensors(tmp_path / "nothing")
 
 

@@ -57,8 +57,9 @@ def _draw(table: pa.Table, settings: PairsSettings, seed: int, position: int, ke
     # Users and times in one ascending key, so that one search finds the oldest possible partner of every event.
     span = int(times.max() - times.min()) + int(settings.beta_days * DAY) + 2
     key = users * span + (times - times.min())
-    oldest = np.maximum(np.searchsorted(key, key - int(settings.beta_days * DAY), side="right"), starts[users])
     here = np.arange(len(hashes))
+    run_start = here - place % settings.max_events_per_user  # runs are counted from the life's first event, wherever a batch was cut
+    oldest = np.maximum(np.searchsorted(key, key - int(settings.beta_days * DAY), side="right"), np.maximum(starts[users], run_start))
     choices = here - oldest
     event = mix(hashes ^ mix(place.astype(np.uint64) + np.uint64(seed * GOLDEN % 2**64)))
     partner = np.full(len(hashes), -1)

@@ -27,6 +27,7 @@ from lurm.training import History, LoopSettings, autocast, choose_device, choose
 log = logging.getLogger("lurm")
 SPARSE_ABOVE = 20_000  # interests: above it most rows of We have no gradient in a batch
 RANKED_USERS = 512  # held-out users whose effective rank is measured
+FEWEST_RANKED = 8  # n users have a rank of n - 1 at most, so a handful proves no collapse
 SHUFFLE, HELD_OUT = 1 << 40, 1 << 41  # third word of the seeds that are not steps
 Stream = Callable[[int], Iterator[Lives]]
 
@@ -84,7 +85,7 @@ def fit_smen(
         log.info(
             "held-out loss %(held_out_loss).4f, anchor usage entropy %(usage_entropy).2f, effective rank %(effective_rank).1f", seen
         )
-        _check_collapse(seen, settings)
+        _check_collapse(seen, held_out.n_users, settings)
         return seen["held_out_loss"]
 
     if not fixed:
@@ -199,14 +200,14 @@ def _optimizers(module: torch.nn.ModuleDict, settings: SmenSettings) -> list[tor
     return [torch.optim.Adam(dense, lr=settings.learning_rate), torch.optim.SparseAdam([sparse.weight], lr=settings.learning_rate)]
 
 
-def _check_collapse(seen: dict, settings: SmenSettings) -> None:
+def _check_collapse(seen: dict, n_users: int, settings: SmenSettings) -> None:
     rank = seen["effective_rank"]
     if rank == 0:
         raise CollapseError(
             "Expected embeddings that differ between users, got the same one for every held-out user; "
             "check that the interests spread over the items (lurm status), set smen.start_from_centroids=true, and train again."
         )
-    if not rank >= settings.min_effective_rank:
+    if n_users >= FEWEST_RANKED and not rank >= settings.min_effective_rank:
         raise CollapseError(
             f"Expected held-out embeddings of effective rank {settings.min_effective_rank} or more, got {rank:.2f}; check the interests, "
             "set smen.start_from_centroids=true, lower smen.learning_rate, or lower smen.min_effective_rank if so few users are meant."

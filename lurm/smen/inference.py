@@ -17,7 +17,8 @@ from lurm.smen.batches import CALENDAR, month_bags, stored_year_bags, year_bags
 from lurm.smen.model import SMEN
 from lurm.training import load_tensors, save_tensors
 
-PERIODS_PER_BATCH = 16_384  # user-periods at M x H = 1280: 80 MB of GRU inputs; longer lives are cut into smaller batches
+# User-periods in a batch at M x H = 1280. On a CPU what one step of the GRU touches should stay in the cache: 20 % faster than 16,384.
+PERIODS_PER_BATCH = {"cpu": 4_096, "cuda": 131_072}
 
 
 def save_model(directory: Path, smen: SMEN, info: dict) -> None:
@@ -53,7 +54,8 @@ def embed(
     stored = years is not None and info.get("year_blocks", CALENDAR) == CALENDAR
     alpha = smen.anchor_weights(torch.arange(smen.n_interests, device=device))  # (D, M), the same for all users
     result = np.empty((len(months.user_ids), smen.n_anchors * smen.dim), dtype=np.float32)
-    for users in _batches(months, end_month, batch_size, smen.n_anchors * smen.dim):
+    budget = PERIODS_PER_BATCH[torch.device(device).type] * 1_280 // (smen.n_anchors * smen.dim)
+    for users in _batches(months, end_month, batch_size, max(1, budget)):
         part, ends = months.take(users), np.full(len(users), end_month)
         bags: dict = {MONTH: None, YEAR: None}
         if MONTH in smen.scales:
@@ -66,13 +68,12 @@ def embed(
     return result
 
 
-def _batches(months: Lives, end_month: int, batch_size: int, width: int) -> list[np.ndarray]:
-    """Positions of users in batches: by first active month, at most batch_size users and a bounded number of user-periods each."""
+def _batches(months: Lives, end_month: int, batch_size: int, budget: int) -> list[np.ndarray]:
+    """Positions of users in batches: by first active month, at most batch_size users and `budget` user-periods each."""
     first = np.full(len(months.user_ids), end_month, dtype=np.int64)
     active = np.flatnonzero(np.diff(months.row_offsets))
     first[active] = np.minimum(months.periods[months.row_offsets[active]], end_month)
     order = np.argsort(first, kind="stable")
-    budget = max(1, PERIODS_PER_BATCH * 1_280 // width)
     batches, start = [], 0
     while start < len(order):
         longest = max(1, end_month - int(first[order[start]]))

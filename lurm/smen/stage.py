@@ -40,7 +40,8 @@ def run(context: Context) -> dict:
     split = Split(seed, settings, _count_users(context, bags))
     held_out = _held_out_users(context, bags, split)
     if held_out.n_users < 2:
-        raise InputError(f"Expected at least 2 users to hold out of training, found {held_out.n_users}; give more users, or raise smen.held_out_share.")
+        raise InputError(f"Expected at least 2 users to hold out of training, found {held_out.n_users}; give more users, or raise "
+                         "smen.held_out_share.")
 
     def stream(epoch: int) -> Iterator[Lives]:
         buckets = np.random.default_rng((seed, epoch)).permutation(sorted(bags.values("bucket"), key=int))

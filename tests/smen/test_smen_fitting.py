@@ -153,6 +153,11 @@ def test_a_low_effective_rank_is_a_collapse(tmp_path):
         train(tmp_path, replace(SETTINGS, min_effective_rank=50.0))
 
 
+def test_a_handful_of_held_out_users_cannot_prove_a_collapse(tmp_path):
+    _, _, _, health = train(tmp_path, held_out=world(2, prefix="h"))  # two users: rank 1 whatever they are
+    assert health["effective_rank"] == pytest.approx(1) and health["held_out_users"] == 2
+
+
 def test_too_few_users_are_told(tmp_path):
     lonely = world(1)
     with pytest.raises(InputError, match="at least two users with events in two different months"):

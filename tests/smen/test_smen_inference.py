@@ -57,8 +57,8 @@ def test_batch_size_and_order_of_users_change_nothing(smen, batch_size):
 def test_long_lives_are_cut_into_smaller_batches(smen, monkeypatch):
     lives = random_lives(23)
     expected = embed(smen, INFO, lives, None, END)
-    monkeypatch.setattr(inference, "PERIODS_PER_BATCH", 1)
-    assert len(inference._batches(lives, END, 1_000, 24)) > 5
+    monkeypatch.setitem(inference.PERIODS_PER_BATCH, "cpu", 1)  # 1 x 1280 / 24 = 53 user-periods
+    assert len(inference._batches(lives, END, 1_000, 53)) > 5
     assert np.abs(embed(smen, INFO, lives, None, END) - expected).max() < 1e-5
 
 
@@ -104,7 +104,8 @@ def test_a_damaged_model_is_refused(tmp_path):
 
 def test_users_without_events_are_all_alike_and_finite(smen):
     lives = random_lives(3)
-    silent = Lives(lives.user_ids, np.zeros(4, np.int64), lives.periods[:0], np.zeros(1, np.int64), lives.interest_ids[:0], lives.counts[:0])
+    nothing = np.zeros(0, np.int32)
+    silent = Lives(lives.user_ids, np.zeros(4, np.int64), nothing, np.zeros(1, np.int64), nothing, nothing)
     vectors = embed(smen, INFO, silent, None, END)
     assert np.isfinite(vectors).all() and np.array_equal(vectors[0], vectors[1])
     nobody = silent.take(np.zeros(0, np.int64))

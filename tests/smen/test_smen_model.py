@@ -88,9 +88,8 @@ def test_values_and_gradients_equal_the_naive_loop(share, scale):
     expected = naive(smen, smen.gru, counts)
     assert torch.allclose(out, expected, atol=1e-5)
     names, parameters = zip(*smen.named_parameters(), strict=True)
-    for name, got, wanted in zip(
-        names, torch.autograd.grad((out * weights).sum(), parameters), torch.autograd.grad((expected * weights).sum(), parameters), strict=True
-    ):
+    gradients, wanted_gradients = (torch.autograd.grad((result * weights).sum(), parameters) for result in (out, expected))
+    for name, got, wanted in zip(names, gradients, wanted_gradients, strict=True):
         assert torch.allclose(got, wanted, atol=1e-4), name
     with torch.no_grad():  # the path without gradients is another one
         assert torch.allclose(smen(bags, bags), out, atol=1e-6)

@@ -1,0 +1,102 @@
+"""What the tests of the Spark stages share: small settings, contexts, and ways to compare two warehouses.
+
+A warehouse is compared by content: a data file's name ends in a digest of its bytes, so two tables are equal exactly if their
+partitions hold files of equal digests, whoever wrote them and when.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lurm.config import load_config
+from lurm.lineage import Context
+from lurm.pipeline import BY_NAME, STAGES
+from lurm.runner import run_stage
+from lurm.schema import TABLES, TIMESTAMP
+from lurm.store import Store
+
+# Seconds instead of minutes: a tiny encoder, six steps of SMEN, three anchors.
+SMALL = (
+    "spark.master=local[2]", "spark.driver_memory=1500m", "spark.shuffle_partitions=4", "spark.user_buckets=2", "spark.item_buckets=2",
+    "encoder.dim=32", "encoder.max_steps=20", "encoder.batch_size=128", "encoder.evaluate_every=10", "encoder.device=cpu",
+    "smen.dim=32", "smen.n_anchors=3", "smen.max_steps=6", "smen.batch_size=32", "smen.evaluate_every=3", "smen.device=cpu",
+    "smen.min_effective_rank=1.0", "interests.n_interests=24", "interests.backend=numpy", "items.categories_column=category",
+)
+STAGE_NAMES = [stage.name for stage in STAGES]
+PINNED_STAGES = [stage.name for stage in STAGES if "daily" in stage.schedule]
+
+
+def no_spark():
+    raise AssertionError("Spark was started, although there was nothing to do")
+
+
+def make_context(warehouse: Path, as_of: str, spark: Callable, *overrides: str, model_id: str | None = None) -> Context:
+    """A context with the small settings and some overrides; `spark` returns the session."""
+    return Context(Store(str(warehouse)), load_config(None, [*SMALL, *overrides]), as_of, model_id, spark)
+
+
+def source_overrides(world: Path) -> tuple[str, str]:
+    return f"events.path={world}/events", f"items.path={world}/items"
+
+
+def run(context: Context, stages: Sequence[str]) -> dict[str, dict]:
+    """Run stages one after the other in the session of the context, which stays open."""
+    return {name: run_stage(context, BY_NAME[name]) for name in stages}
+
+
+def content(store: Store, name: str) -> list[str]:
+    """What a table holds, file for file, without run keys and the time of publication."""
+    files = store.snapshot(name).files
+    return sorted(json.dumps([{k: v for k, v in file.partition.items() if k not in ("published_at", "batch")}, file.digest, file.rows]) for file in files)
+
+
+def contents(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str, list[str]]:
+    """Content of all tables but the releases, whose rows carry the time."""
+    return {name: content(store, name) for name in names if name != "releases"}
+
+
+def versions(store: Store) -> dict[str, int]:
+    return {name: store.snapshot(name).version for name in TABLES}
+
+
+def rows_of(store: Store, name: str, **conditions) -> list[dict]:
+    """Rows of a table with their partition values."""
+    snapshot = store.snapshot(name).where(**conditions)
+    rows = []
+    for uri, file in zip(snapshot.uris(), snapshot.files, strict=True):
+        rows += [{**row, **file.partition} for row in pq.read_table(uri, partitioning=None).to_pylist()]
+    return rows
+
+
+def published(store: Store, as_of: str) -> tuple[np.ndarray, np.ndarray]:
+    """Users in ascending order and their vectors, as a reader gets them."""
+    from lurm import open_table
+
+    table = pa.Table.from_batches(list(open_table(store.uri, as_of).scan(["user_id", "embedding"]))).sort_by("user_id").combine_chunks()
+    column = table["embedding"].combine_chunks()
+    vectors = (column.chunk(0) if isinstance(column, pa.ChunkedArray) else column).flatten().to_numpy()
+    return table["user_id"].to_numpy(), vectors.reshape(table.num_rows, -1)
+
+
+def instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def write_events(path: Path, rows: Sequence[tuple[str, str, str]]) -> Path:
+    """A Parquet log of (user, item, ISO time in UTC)."""
+    users, items, times = zip(*rows, strict=True)
+    table = pa.table({"user_id": pa.array(users), "item_id": pa.array(items), "timestamp": pa.array([instant(t) for t in times], TIMESTAMP)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+    return path
+
+
+def write_items(path: Path, titles: dict[str, str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"item_id": list(titles), "title": list(titles.values())}), path)
+    return path
