@@ -95,6 +95,7 @@ class EncoderSettings:
     checkpoint_every: int = 200
     device: str = "auto"  # auto, cpu, cuda
     precision: str = "auto"  # auto, float32, bfloat16
+    processes: int = 1  # more than one: started by Spark's TorchDistributor; or run the stage under torchrun
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class SmenSettings:
     min_effective_rank: float = 1.5  # below it training is called collapsed
     device: str = "auto"
     precision: str = "auto"
+    processes: int = 1
 
 
 @dataclass(frozen=True)

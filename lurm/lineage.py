@@ -13,7 +13,7 @@ from lurm.periods import starts_before, until
 from lurm.schema import MONTH
 from lurm.store import Snapshot, Store
 
-OPERATIONAL = ("device", "checkpoint_every")  # how a thing is computed, not what
+OPERATIONAL = ("device", "checkpoint_every", "processes")  # how a thing is computed, not what
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ that needs it and serves all that follow.
 import importlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -66,10 +67,17 @@ def run_stage(context: Context, stage: Stage) -> dict:
     log.info("%s: start, as_of %s, reads %s", stage.name, context.as_of, ", ".join(stage.reads))
     started = time.monotonic()
     with PeakMemory() as peak:
-        figures = importlib.import_module(stage.runner).run(context)
+        figures = importlib.import_module(_runner(context, stage)).run(context)
     seconds = time.monotonic() - started
     log.info("%s: done in %.1f s, peak %.0f MB, %s", stage.name, seconds, peak.megabytes, json.dumps(figures, default=str))
     return {**figures, "seconds": round(seconds, 2), "peak_mb": round(peak.megabytes)}
+
+
+def _runner(context: Context, stage: Stage) -> str:
+    """The module that runs a stage: its own, or the one that starts several processes of a training."""
+    settings = {"train-item-encoder": context.config.encoder, "train-smen": context.config.smen}.get(stage.name)
+    several = settings is not None and settings.processes > 1 and "WORLD_SIZE" not in os.environ
+    return f"spark_jobs.{stage.name.replace('-', '_')}" if several else stage.runner
 
 
 def stages_to_run(model_id: str | None) -> list[str]:

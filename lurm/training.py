@@ -17,6 +17,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,6 +137,22 @@ def choose_device(setting: str) -> torch.device:
     if setting == "cuda" and not torch.cuda.is_available():
         raise ConfigError("Setting 'device' asks for 'cuda' but torch finds no GPU; set device to auto or cpu.")
     return torch.device("cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def process_group() -> Iterator[bool]:
+    """Join the other processes where torchrun or Spark's TorchDistributor started several; yields whether this one writes results."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield not dist.is_initialized() or dist.get_rank() == 0
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield dist.get_rank() == 0
+        dist.barrier()  # nobody goes on before the results are written
+    finally:
+        dist.destroy_process_group()
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:

@@ -61,7 +61,7 @@ def ingest_events(context: Context) -> dict:
         if only_added:
             frame = frame.unionByName(read_table(spark, store, store.snapshot(EVENTS.name).where(month=months)))
         if settings.deduplicate:
-            frame = frame.dropDuplicates(["user_id", "item_id", "timestamp"])
+            frame = frame.dropDuplicates(["user_id", "item_id", "timestamp", "weight"])
         frame = frame.withColumn("bucket", bucket_of("user_id", spark_settings.user_buckets))
         staged = stage_frame(frame, store, EVENTS, run_key, rows_per_file=spark_settings.rows_per_file, split_by=["bucket"])
         if settings.deduplicate:

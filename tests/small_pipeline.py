@@ -17,8 +17,9 @@ from lurm.config import load_config
 from lurm.lineage import Context
 from lurm.pipeline import BY_NAME, STAGES
 from lurm.runner import run_stage
-from lurm.schema import TABLES, TIMESTAMP
-from lurm.store import Store
+from lurm.schema import ITEM_INTERESTS, TABLES, TIMESTAMP
+from lurm.staging import stage_table
+from lurm.store import Manifest, Store
 
 # Seconds instead of minutes: a tiny encoder, six steps of SMEN, three anchors.
 SMALL = (
@@ -94,6 +95,20 @@ def write_events(path: Path, rows: Sequence[tuple[str, str, str]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
     return path
+
+
+def plant_model(store: Store, model_id: str = "planted") -> None:
+    """A model in name only, for stages that need its chain and not its weights."""
+    info = {"encoder_id": "encoder-planted", "space_id": "space-planted", "model_id": model_id, "as_of": "2020-01-01"}
+    store.write_bytes(store.path("artifacts", "models", model_id, "info.json"), json.dumps({"info": info}).encode())
+
+
+def plant_interests(store: Store, interests: dict[str, int], batch: str = "one") -> None:
+    """Interests of items, as assign-interests would have written them in the planted space."""
+    rows = pa.table({"item_id": sorted(interests), "interest_id": pa.array([interests[item] for item in sorted(interests)], pa.int32())})
+    partition = {"space_id": "space-planted", "batch": batch}
+    file = stage_table(store, ITEM_INTERESTS, f"interests{batch}", partition, rows)
+    store.commit(Manifest(ITEM_INTERESTS.name, f"interests{batch}", (file,), (partition,)))
 
 
 def write_items(path: Path, titles: dict[str, str]) -> Path:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from lurm.config import fingerprint, load_config
 from lurm.embedding_table import open_table
+from lurm.errors import InputError
 from lurm.evaluation.recovery import attribute_auc, interest_recovery
 from lurm.lineage import Context
 from lurm.runner import run_stages, stages_to_run
@@ -64,6 +65,10 @@ def _world(folder: Path) -> WorldSummary:
         names, values = WorldSummary.__dataclass_fields__, summary.read_text().split("\n")
         return WorldSummary(*(kind.type(value) for kind, value in zip(names.values(), values)))
     shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"Could not make the folder {folder} ({error.strerror or error}); choose another --directory.") from None
     world = write_world(folder, WORLD)
     summary.write_text("\n".join(str(getattr(world, name)) for name in WorldSummary.__dataclass_fields__))
     return world

@@ -37,6 +37,7 @@ def run(context: Context) -> dict:
     from lurm.item_encoder.fitting import fit_encoder
     from lurm.item_encoder.inference import save_encoder
     from lurm.item_encoder.tokenizer import length_at_percentile, train_tokenizer, vocabulary_size
+    from lurm.training import process_group
 
     def titles() -> Iterator[str]:
         for batch in read_files(store, _in_order(seen), ["title"]):
@@ -54,19 +55,21 @@ def run(context: Context) -> dict:
     def stream(epoch: int) -> Iterator[pa.RecordBatch]:
         return read_files(store, _in_order(pairs), COLUMNS, filters=slots >= n_slots)
 
-    workspace = store.workspace(encoder_id)
-    encoder, history, health = fit_encoder(
-        stream, held_out, tokenizer, settings, seed=seed, directory=workspace / "checkpoint", key=encoder_id, max_length=max_length
-    )
-    info = {
-        "encoder_id": encoder_id, "as_of": context.as_of, "seed": seed, "settings": to_dict(settings), "max_length": max_length,
-        "n_words": vocabulary_size(tokenizer), "n_pairs": pairs.rows(), "history": dataclasses.asdict(history), "health": health,
-    }
-    finished = workspace / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
-    save_encoder(finished, encoder, tokenizer, info)
-    store.put_artifact("encoders", encoder_id, Path(finished))
-    shutil.rmtree(workspace)
+    with process_group() as writes:
+        workspace = store.workspace(encoder_id)
+        encoder, history, health = fit_encoder(
+            stream, held_out, tokenizer, settings, seed=seed, directory=workspace / "checkpoint", key=encoder_id, max_length=max_length
+        )
+        info = {
+            "encoder_id": encoder_id, "as_of": context.as_of, "seed": seed, "settings": to_dict(settings), "max_length": max_length,
+            "n_words": vocabulary_size(tokenizer), "n_pairs": pairs.rows(), "history": dataclasses.asdict(history), "health": health,
+        }
+        if writes:
+            finished = workspace / "finished"
+            shutil.rmtree(finished, ignore_errors=True)
+            save_encoder(finished, encoder, tokenizer, info)
+            store.put_artifact("encoders", encoder_id, Path(finished))
+            shutil.rmtree(workspace)
     return {"encoder_id": encoder_id, "steps": len(history.losses), "best_loss": min(history.evaluations, default=None), "words": info["n_words"]}
 
 

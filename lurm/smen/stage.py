@@ -53,23 +53,26 @@ def run(context: Context) -> dict:
 
     from lurm.smen.fitting import fit_smen
     from lurm.smen.inference import save_model
+    from lurm.training import process_group
 
-    workspace = store.workspace(model_id)
-    smen, _, history, health = fit_smen(
-        stream, held_out, n_interests=space["n_interests"], centroids=load_centroids(store.get_artifact("spaces", space_id)),
-        settings=settings, grid_start=grid_start, seed=seed, directory=workspace / "checkpoint", key=model_id,
-    )
-    info = {
-        "model_id": model_id, "space_id": space_id, "encoder_id": context.encoder_id(), "as_of": context.as_of, "seed": seed,
-        "settings": to_dict(settings), "n_interests": space["n_interests"], "n_anchors": settings.n_anchors, "dim": settings.dim,
-        "scales": settings.scales.split("+"), "shared_gru": settings.shared_gru, "year_blocks": settings.year_blocks, "grid_start": grid_start,
-        "history": dataclasses.asdict(history), "health": health,
-    }
-    finished = workspace / "finished"
-    shutil.rmtree(finished, ignore_errors=True)
-    save_model(finished, smen, info)
-    store.put_artifact("models", model_id, finished)
-    shutil.rmtree(workspace)
+    with process_group() as writes:
+        workspace = store.workspace(model_id)
+        smen, _, history, health = fit_smen(
+            stream, held_out, n_interests=space["n_interests"], centroids=load_centroids(store.get_artifact("spaces", space_id)),
+            settings=settings, grid_start=grid_start, seed=seed, directory=workspace / "checkpoint", key=model_id,
+        )
+        info = {
+            "model_id": model_id, "space_id": space_id, "encoder_id": context.encoder_id(), "as_of": context.as_of, "seed": seed,
+            "settings": to_dict(settings), "n_interests": space["n_interests"], "n_anchors": settings.n_anchors, "dim": settings.dim,
+            "scales": settings.scales.split("+"), "shared_gru": settings.shared_gru, "year_blocks": settings.year_blocks, "grid_start": grid_start,
+            "history": dataclasses.asdict(history), "health": health,
+        }
+        if writes:
+            finished = workspace / "finished"
+            shutil.rmtree(finished, ignore_errors=True)
+            save_model(finished, smen, info)
+            store.put_artifact("models", model_id, finished)
+            shutil.rmtree(workspace)
     return {"model_id": model_id, "steps": len(history.losses), "best_step": history.best_step,
             "held_out_loss": min(history.evaluations, default=None), "health": health}
 

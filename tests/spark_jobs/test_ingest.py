@@ -223,6 +223,13 @@ def test_days_are_midnights(tmp_path, context_of):
         assert events_of(context) == expected([("u", "i", "2020-01-31T00:00:00")])
 
 
+def test_numbers_in_json_lines_are_seconds(tmp_path, context_of):
+    (tmp_path / "log.jsonl").write_text('{"user_id": 1, "item_id": "i1", "timestamp": 1577836800}\n{"user_id": 2, "item_id": "i1", "timestamp": 1580515199.5}\n')
+    context = context_of(events="log.jsonl")
+    ingest_events(context)
+    assert events_of(context) == expected([("1", "i1", "2020-01-01T00:00:00"), ("2", "i1", "2020-01-31T23:59:59.500")])
+
+
 def test_nanoseconds_of_pandas_lose_no_microsecond(tmp_path, context_of):
     """A float64 has steps of 256 ns here, so a division in floats would now and then be one microsecond short."""
     moments = pd.to_datetime([1_600_000_000_000_000_000 + step * 1_001_000 for step in range(200)])
