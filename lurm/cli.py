@@ -143,8 +143,15 @@ def _one_stage(options) -> int:
 def _print_stages(reports: dict[str, dict]) -> None:
     print(f"{'stage':<20}{'seconds':>9}{'peak MB':>9}  result")
     for name, report in reports.items():
-        result = {key: value for key, value in report.items() if key not in ("seconds", "peak_mb") and not isinstance(value, dict)}
-        print(f"{name:<20}{report['seconds']:>9.1f}{report['peak_mb']:>9}  " + ", ".join(f"{key} {value}" for key, value in result.items()))
+        figures = {key: value for key, value in report.items() if key not in ("seconds", "peak_mb", "health")}
+        parts = [part for key, value in figures.items() for part in ([f"{key} {_short(value)}"] if value not in ({}, []) else [])]
+        print(f"{name:<20}{report['seconds']:>9.1f}{report['peak_mb']:>9}  " + ", ".join(parts))
+
+
+def _short(value) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{key} {_short(item)}" for key, item in value.items() if item not in ({}, [], 0)) + ")"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _stages(options) -> int:

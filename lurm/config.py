@@ -27,7 +27,7 @@ class SparkSettings:
 
     master: str = "local[*]"
     driver_memory: str = "4g"
-    shuffle_partitions: int = 16  # raised on clusters: about 3 x the cores
+    shuffle_partitions: int = 64  # at most; small data uses fewer. On a cluster about 3 x the cores
     user_buckets: int = 8  # files per period; one task embeds one bucket, so aim at 10^4 to 10^5 users a bucket
     item_buckets: int = 8
     rows_per_file: int = 1_000_000

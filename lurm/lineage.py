@@ -21,7 +21,8 @@ class Context:
     """One call of one stage: where, with which settings, for which date.
 
     `model_id` pins a trained chain (daily runs, backfills); without it the chain is the one trained at `as_of` itself. `spark` opens
-    the session when a stage needs it.
+    the session when a stage needs it. Each input table is pinned at its first use (`pins`): whatever others commit meanwhile, one call
+    of a stage sees one version.
     """
 
     store: Store
@@ -29,19 +30,20 @@ class Context:
     as_of: str
     model_id: str | None = None
     spark: Callable | None = field(default=None, compare=False)
+    pins: dict[str, Snapshot] = field(default_factory=dict, compare=False)
 
     # ---- inputs, pinned --------------------------------------------------------------------------------------------------------
 
     def events(self) -> Snapshot:
         """The months of the log that have instants before as_of; readers must still cut the last one at as_of."""
-        snapshot = self.store.snapshot("events").where(month=lambda month: starts_before(month, self.as_of))
+        snapshot = self._pinned("events").where(month=lambda month: starts_before(month, self.as_of))
         if not snapshot.files:
             raise MissingInputError(f"Expected events before {self.as_of} in {self.store.uri}, found none; run `lurm ingest`, or choose a "
                                     "later --as-of.")
         return snapshot
 
     def items(self) -> Snapshot:
-        snapshot = self.store.snapshot("items")
+        snapshot = self._pinned("items")
         if not snapshot.files:
             raise MissingInputError(f"Expected a catalogue in {self.store.uri}, found none; run `lurm ingest` with items.path set.")
         return snapshot
@@ -53,34 +55,43 @@ class Context:
         """item_pairs or seen_items of this as_of, as build-pairs of this configuration wrote them."""
         if not self.store.committed(table, self.pairs_key(), ({"as_of": self.as_of},)):
             raise MissingInputError(f"Expected {table} of {self.as_of} for this configuration, found none; run `lurm build-pairs`.")
-        return self.store.snapshot(table).where(as_of=self.as_of)
+        return self._pinned(table).where(as_of=self.as_of)
 
     def embeddings(self) -> Snapshot:
-        snapshot = self.store.snapshot("item_embeddings").where(encoder_id=self.encoder_id())
+        snapshot = self._pinned("item_embeddings").where(encoder_id=self.encoder_id())
         if not snapshot.files:
             raise MissingInputError(f"Expected item embeddings of encoder {self.encoder_id()}, found none; run `lurm encode-items`.")
         return snapshot
 
     def interests(self) -> Snapshot:
-        snapshot = self.store.snapshot("item_interests").where(space_id=self.space_id())
+        snapshot = self._pinned("item_interests").where(space_id=self.space_id())
         if not snapshot.files:
             raise MissingInputError(f"Expected items assigned in space {self.space_id()}, found none; run `lurm assign-interests`.")
         return snapshot
 
     def bags(self) -> Snapshot:
-        """The bags, months and years, that count exactly the events before as_of."""
-        snapshot = self.store.snapshot("bags").where(space_id=self.space_id())
-        files = tuple(
-            file for file in snapshot.files
-            if starts_before(file.partition["period"], self.as_of)
-            and file.partition["until"] == until(file.partition["period"], self.as_of)
+        """The bags, months and years, that count exactly the events before as_of.
+
+        A month that was counted and found empty is a file without rows: it says that the month is done, and is no part of the result.
+        """
+        snapshot = self._pinned("bags").where(
+            space_id=self.space_id(), period=lambda period: starts_before(period, self.as_of)
         )
+        files = [file for file in snapshot.files if file.partition["until"] == until(file.partition["period"], self.as_of)]
         expected, found = set(self.events().values("month")), {file.partition["period"] for file in files}
         missing = sorted(expected - found)
         if missing:
             raise MissingInputError(f"Expected bags of {len(expected)} months before {self.as_of} in space {self.space_id()}, found none of "
                                     f"{missing[0]}; run `lurm build-bags`.")
-        return Snapshot(snapshot.table, snapshot.version, files, snapshot.root)
+        months = {file.partition["period"] for file in files if file.rows} & expected  # what has left the log counts no more
+        periods = months | {month[:4] for month in months}
+        return Snapshot(snapshot.table, snapshot.version, tuple(file for file in files if file.rows and file.partition["period"] in periods),
+                        snapshot.root)
+
+    def _pinned(self, table: str) -> Snapshot:
+        if table not in self.pins:
+            self.pins[table] = self.store.snapshot(table)
+        return self.pins[table]
 
     # ---- the chain -------------------------------------------------------------------------------------------------------------
 

@@ -67,7 +67,7 @@ def run_stage(context: Context, stage: Stage) -> dict:
     log.info("%s: start, as_of %s, reads %s", stage.name, context.as_of, ", ".join(stage.reads))
     started = time.monotonic()
     with PeakMemory() as peak:
-        figures = importlib.import_module(_runner(context, stage)).run(context)
+        figures = importlib.import_module(_runner(context, stage)).run(replace(context, pins={}))
     seconds = time.monotonic() - started
     log.info("%s: done in %.1f s, peak %.0f MB, %s", stage.name, seconds, peak.megabytes, json.dumps(figures, default=str))
     return {**figures, "seconds": round(seconds, 2), "peak_mb": round(peak.megabytes)}

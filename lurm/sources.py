@@ -61,10 +61,10 @@ def find_source(name: str, path: str, format: str, separator: str = ",") -> Sour
     infos = [info for info in infos if info.type == pa.fs.FileType.File]
     if not infos:
         raise InputError(f"Expected {name} at {path!r}, found no file there; mend {name}.path.")
-    filled = [info for info in infos if info.size > 0]
+    filled = sorted((info for info in infos if info.size > 0), key=lambda info: info.path)
     if not filled:
         raise InputError(f"Expected rows in {name} at {path!r}, found only empty files ({infos[0].path}); mend {name}.path or the export.")
-    files = tuple(sorted((SourceFile(prefix + info.path, info.size, info.mtime_ns or 0) for info in filled), key=lambda file: file.path))
+    files = tuple(SourceFile(prefix + info.path, info.size, info.mtime_ns or 0) for info in filled)
     if format == "csv" and separator == "," and files[0].path.removesuffix(".gz").endswith(".tsv"):
         separator = "\t"
     return Source(name, files, format, _columns(filesystem, filled, format, separator, name), separator)

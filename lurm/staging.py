@@ -19,6 +19,7 @@ from lurm.store import DataFile, Store
 
 FILE_BYTES = 128_000_000  # of Arrow memory; bounds what a writer holds
 ROW_GROUP_BYTES = 16_000_000
+UNIT_ROWS = 4_096  # files end at whole units of so many rows, unless rows_per_file or a change of key ends them
 
 # What a staging task returns to the driver, one row a file.
 STAGED = pa.schema([
@@ -29,7 +30,7 @@ STAGED = pa.schema([
 
 def stage_table(store: Store, table: Table, run_key: str, partition: Mapping[str, str], rows: pa.Table) -> DataFile:
     """Write one Parquet file of `table` (its data columns, in any order) and describe it."""
-    rows = rows.select(table.data_schema.names).cast(table.data_schema)
+    rows = rows.select(table.data_schema.names).cast(table.data_schema).combine_chunks()  # pages end where chunks do: bytes would differ
     floats = any(pa.types.is_list(kind) and pa.types.is_floating(kind.value_type) for kind in table.data_schema.types)
     row_bytes = max(1, rows.nbytes // max(1, rows.num_rows))
     sink = pa.BufferOutputStream()
@@ -56,14 +57,17 @@ class PartitionWriter:
     """Cuts a stream of rows, sorted by `keys`, into files: a new file at every change of a key and at `rows_per_file`.
 
     `keys` are the partition columns and, after them, columns that only split files (a bucket). `partition` holds values that are the
-    same for all rows. Memory: one file's rows, at most FILE_BYTES.
+    same for all rows. Where a file ends depends on its rows alone, never on how the stream was cut into batches, because the names of
+    files, and with them the ids of all that is trained on them, are digests of their bytes. Memory: one file's rows, at most FILE_BYTES.
     """
 
     def __init__(self, store: Store, table: Table, run_key: str, keys: Sequence[str], partition: Mapping[str, str], rows_per_file: int):
         self.store, self.table, self.run_key = store, table, run_key
         self.keys, self.partition, self.rows_per_file = list(keys), dict(partition), rows_per_file
-        self._pending: list[pa.RecordBatch] = []
         self._pending_key: tuple | None = None
+        self._units: list[pa.Table] = []  # whole units of the file to be written
+        self._pieces: list[pa.RecordBatch] = []  # of the unit that is being filled
+        self._n_rows = self._n_bytes = 0
 
     def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[DataFile]:
         for batch in batches:
@@ -73,19 +77,31 @@ class PartitionWriter:
                 if key != self._pending_key:
                     yield from self._flush()
                     self._pending_key = key
-                self._pending.append(batch.slice(start, stop - start))
-                if sum(piece.num_rows for piece in self._pending) >= self.rows_per_file or self._pending_bytes() >= FILE_BYTES:
-                    yield from self._flush()
+                while start < stop:
+                    room = min(self.rows_per_file - self._n_rows, UNIT_ROWS - self._n_rows % UNIT_ROWS, stop - start)
+                    self._pieces.append(batch.slice(start, room))
+                    self._n_rows += room
+                    start += room
+                    if self._n_rows % UNIT_ROWS == 0:
+                        self._close_unit()
+                    if self._n_rows == self.rows_per_file or self._n_bytes >= FILE_BYTES:
+                        yield from self._flush()
         yield from self._flush()
 
-    def _pending_bytes(self) -> int:
-        return sum(piece.nbytes for piece in self._pending)
+    def _close_unit(self) -> None:
+        """Bytes are counted for whole units only, copied into one piece: the size of a slice depends on where it was cut."""
+        if self._pieces:
+            unit = pa.Table.from_batches(self._pieces).combine_chunks()
+            self._units.append(unit)
+            self._n_bytes += unit.nbytes
+            self._pieces = []
 
     def _flush(self) -> Iterator[DataFile]:
-        if not self._pending:
+        self._close_unit()
+        if not self._units:
             return
-        rows = pa.Table.from_batches(self._pending)
-        self._pending = []
+        rows = pa.concat_tables(self._units)
+        self._units, self._n_rows, self._n_bytes = [], 0, 0
         named = dict(zip(self.keys, self._pending_key, strict=True))
         partition = {column: value for column, value in {**named, **self.partition}.items() if column in self.table.partition_by}
         yield stage_table(self.store, self.table, self.run_key, partition, rows)

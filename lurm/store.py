@@ -297,7 +297,8 @@ class Store:
     def create(self, table: Table) -> DeltaTable:
         try:
             DeltaTable.create(
-                self.table_uri(table.name), Schema.from_arrow(table.schema), mode="ignore", partition_by=list(table.partition_by) or None
+                self.table_uri(table.name), Schema.from_arrow(table.schema), mode="ignore", partition_by=list(table.partition_by) or None,
+                commit_properties=CommitProperties(max_commit_retries=0),  # or a second creator would land as version 1
             )
         except (DeltaError, OSError):
             if self.load(table.name) is None:  # somebody else created it a moment ago, or it cannot be created at all

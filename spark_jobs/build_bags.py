@@ -15,6 +15,7 @@ from lurm.errors import InputError
 from lurm.lineage import Context
 from lurm.periods import starts_before, until
 from lurm.schema import BAGS, MONTH, YEAR
+from lurm.staging import stage_table
 from lurm.store import Manifest, Snapshot
 from spark_jobs.session import job_main, progress
 from spark_jobs.tables import bucket_of, read_table, stage_frame, stage_tasks
@@ -68,6 +69,11 @@ def _build_months(context: Context, space_id: str) -> dict:
     if not files and len(changed) == len(recipes):
         raise InputError(f"Expected events before {context.as_of} of items that have an interest, found none; check that the item ids of events "
                          "and items are the same.")
+    # A month without a usable event is one file without rows, or nobody could tell that it has been counted.
+    covered = {file.partition["period"] for file in files}
+    for month in (month for month in changed if month not in covered):
+        nothing = {"space_id": space_id, "scale": MONTH, "period": month, "until": until(month, context.as_of), "bucket": "0"}
+        files.append(stage_table(store, BAGS, run_key, nothing, BAGS.data_schema.empty_table()))
     periods = {month: {"recipe": recipes[month], "unassigned": unassigned[month], "interests": interests.digest()} for month in changed}
     figures = {"periods": periods, "rows": sum(file.rows for file in files), "unassigned_events": sum(unassigned.values())}
     _commit(context, space_id, MONTH, changed, run_key, files, figures)

@@ -26,11 +26,13 @@ CONTROL = r"[\p{Cntrl}\s]+"
 
 def run(context: Context) -> dict:
     """Ingest events and items; returns rows read, kept and quarantined by reason."""
-    return {"events": ingest_events(context), "items": ingest_items(context)}
+    events, items = find_events(context), find_items(context)  # both are checked before either is read
+    return {"events": ingest_events(context, events), "items": ingest_items(context, items)}
 
 
-def ingest_events(context: Context) -> dict:
-    settings, store, spark_settings = context.config.events, context.store, context.config.spark
+def find_events(context: Context) -> Source:
+    """The files of the log, with the columns that the configuration names."""
+    settings = context.config.events
     source = find_source("events", settings.path, settings.format, settings.csv_separator)
     require_columns(source, user_column=settings.user_column, item_column=settings.item_column, time_column=settings.time_column)
     if settings.type_column:
@@ -38,6 +40,22 @@ def ingest_events(context: Context) -> dict:
     for kind, weight in settings.type_weights.items():
         if weight < 0:
             raise ConfigError(f"Expected weights of 0 or more in events.type_weights, got {kind} = {weight}; counts cannot be negative.")
+    return source
+
+
+def find_items(context: Context) -> Source:
+    """The files of the catalogue, with the columns that the configuration names."""
+    settings = context.config.items
+    source = find_source("items", settings.path, settings.format, settings.csv_separator)
+    require_columns(source, item_column=settings.item_column, title_column=settings.title_column)
+    if settings.categories_column:
+        require_columns(source, categories_column=settings.categories_column)
+    return source
+
+
+def ingest_events(context: Context, source: Source | None = None) -> dict:
+    source = source or find_events(context)
+    settings, store, spark_settings = context.config.events, context.store, context.config.spark
     recipe = fingerprint("ingest-events", settings, spark_settings.user_buckets)
     listing = [[file.path, file.size, file.modified] for file in source.files]
     run_key = fingerprint(recipe, listing)
@@ -75,12 +93,9 @@ def ingest_events(context: Context) -> dict:
     return figures
 
 
-def ingest_items(context: Context) -> dict:
+def ingest_items(context: Context, source: Source | None = None) -> dict:
+    source = source or find_items(context)
     settings, store, spark_settings = context.config.items, context.store, context.config.spark
-    source = find_source("items", settings.path, settings.format, settings.csv_separator)
-    require_columns(source, item_column=settings.item_column, title_column=settings.title_column)
-    if settings.categories_column:
-        require_columns(source, categories_column=settings.categories_column)
     listing = [[file.path, file.size, file.modified] for file in source.files]
     run_key = fingerprint("ingest-items", settings, spark_settings.item_buckets, listing)
     if store.last_run_key(ITEMS.name) == run_key:

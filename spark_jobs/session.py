@@ -6,6 +6,7 @@ interpreter that runs this file, and the driver talks over loopback in local mod
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,8 +29,8 @@ def check_java() -> None:
         raise ConfigError(JAVA_NEEDED.format(came="found none"))
     answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False).stderr
     version = answer.split('"')[1] if answer.count('"') >= 2 else "?"
-    major = version.split(".")[0]
-    if not major.isdigit() or int(major) < 17:
+    major = re.match(r"\d*", version)[0]  # 17.0.15, 25-ea
+    if not major or int(major) < 17:
         raise ConfigError(JAVA_NEEDED.format(came=f"found version {version}"))
 
 
@@ -47,7 +48,6 @@ def open_session(config: Config):
         "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
         "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
         "spark.sql.autoBroadcastJoinThreshold": str(settings.broadcast_mb * 2**20),
-        "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
         "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
@@ -65,7 +65,8 @@ def open_session(config: Config):
             }
     for name, value in {**conf, **settings.conf}.items():
         builder = builder.config(name, value)
-    return builder.getOrCreate()
+    with _without_noise():
+        return builder.getOrCreate()
 
 
 @contextmanager
@@ -88,6 +89,31 @@ def progress(spark, what: str, every_seconds: float = 5.0):
     finally:
         finished.set()
         thread.join(timeout=1)
+
+
+@contextmanager
+def _without_noise():
+    """Start the JVM with a stderr that leaves out the lines every start prints and nobody can act upon; all others pass."""
+    noise = ("WARNING: Using incubator modules", "Using Spark's default log4j", "Setting default log level", "Setting Spark log level",
+             "To adjust logging level", "WARN NativeCodeLoader")
+    reader, writer = os.pipe()
+    real = os.dup(2)
+
+    def forward():
+        with os.fdopen(reader, "rb") as lines, os.fdopen(real, "wb", buffering=0) as out:
+            for line in lines:
+                if not any(start.encode() in line for start in noise):
+                    out.write(line)
+
+    threading.Thread(target=forward, daemon=True).start()
+    kept = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(writer)
 
 
 def gpu_profile(settings):

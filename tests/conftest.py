@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from small_pipeline import SMALL, STAGE_NAMES, make_context, run, source_overrides
 
-AS_OF = "2021-03-01"  # the first day after the world's last month
+AS_OF = "2021-02-16"  # in the middle of the world's last month: nobody may see its second half
 
 
 @pytest.fixture(scope="session")

@@ -66,14 +66,15 @@ def small_groups(store: Store, run_key: str, partition: dict[str, str], rows: pa
 
 
 def stage_day(store: Store, as_of: str, parts: list[pa.Table], key: str = "a" * 16, model_id: str = MODEL, users: int | None = None,
-              row_group_size: int | None = None) -> Manifest:
+              row_group_size: int | None = None, n_anchors: int = N_ANCHORS, dim: int = DIM) -> Manifest:
     """Stage one file a part and write the manifest; `users` is what the stage says it embedded."""
     partition = {"as_of": as_of, "model_id": model_id}
     if row_group_size:
         files = [small_groups(store, key, partition, part, row_group_size) for part in parts]
     else:
         files = [stage_table(store, USER_EMBEDDINGS, key, partition, part) for part in parts]
-    figures = {"users": sum(part.num_rows for part in parts) if users is None else users, "n_anchors": N_ANCHORS, "dim": DIM, "model_id": model_id}
+    figures = {"users": sum(part.num_rows for part in parts) if users is None else users, "n_anchors": n_anchors, "dim": dim}
+    figures["model_id"] = model_id
     manifest = Manifest(USER_EMBEDDINGS.name, key, tuple(files), (partition,), figures, {"bags": 1, "events": 1})
     store.write_manifest(manifest)
     return manifest

@@ -52,8 +52,11 @@ def run(context: Context, stages: Sequence[str]) -> dict[str, dict]:
 
 def content(store: Store, name: str) -> list[str]:
     """What a table holds, file for file, without run keys and the time of publication."""
-    files = store.snapshot(name).files
-    return sorted(json.dumps([{k: v for k, v in file.partition.items() if k not in ("published_at", "batch")}, file.digest, file.rows]) for file in files)
+    lines = []
+    for file in store.snapshot(name).files:
+        partition = {column: value for column, value in file.partition.items() if column not in ("published_at", "batch")}
+        lines.append(json.dumps([partition, file.digest, file.rows]))
+    return sorted(lines)
 
 
 def contents(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str, list[str]]:
@@ -88,6 +91,20 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
+def ingest_log(context: Context) -> dict:
+    """Ingest the log alone, without a catalogue."""
+    from spark_jobs.ingest import find_events, ingest_events
+
+    return ingest_events(context, find_events(context))
+
+
+def ingest_catalogue(context: Context) -> dict:
+    """Ingest the catalogue alone."""
+    from spark_jobs.ingest import find_items, ingest_items
+
+    return ingest_items(context, find_items(context))
+
+
 def write_events(path: Path, rows: Sequence[tuple[str, str, str]]) -> Path:
     """A Parquet log of (user, item, ISO time in UTC)."""
     users, items, times = zip(*rows, strict=True)
@@ -95,6 +112,13 @@ def write_events(path: Path, rows: Sequence[tuple[str, str, str]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
     return path
+
+
+def copy_chain(source: Context, target: Store) -> str:
+    """Bring encoder, space and model of one warehouse into another; returns the model's id."""
+    for kind, artifact_id in (("encoders", source.encoder_id()), ("spaces", source.space_id()), ("models", source.trained_model_id())):
+        target.put_artifact(kind, artifact_id, source.store.get_artifact(kind, artifact_id))
+    return source.trained_model_id()
 
 
 def plant_model(store: Store, model_id: str = "planted") -> None:

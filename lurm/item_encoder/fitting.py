@@ -78,14 +78,16 @@ def fit_encoder(
         optimizers = [torch.optim.Adam(words + rest, settings.learning_rate)]
     tests = _held_out_batches(held_out, tokenizer, settings.batch_size, max_length)
 
-    def loss_of(batch: PairBatch) -> torch.Tensor:
+    def loss_of(batch: PairBatch, gather: bool = True) -> torch.Tensor:
         batch = batch.to(device)
         with autocast(device, precision):
             left, right = encoder(batch.token_ids, batch.offsets).chunk(2)
-        return nt_xent(left, right, settings.temperature, *batch.item_ids.chunk(2))
+        return nt_xent(left, right, settings.temperature, *batch.item_ids.chunk(2), gather=gather)
 
     def evaluate() -> float:
-        return sum(float(loss_of(batch)) * len(batch.item_ids) for batch in tests) / sum(len(batch.item_ids) for batch in tests)
+        # Every process evaluates the same pairs, so their rows are not gathered.
+        weighted = (float(loss_of(batch, gather=False)) * len(batch.item_ids) for batch in tests)
+        return sum(weighted) / sum(len(batch.item_ids) for batch in tests)
 
     history = fit(
         encoder,

@@ -74,12 +74,12 @@ def test_an_interrupted_training_ends_with_the_same_bytes(world, tmp_path, monke
     pairs, held_out, tokenizer = world
     real, seen = fitting.nt_xent, []
 
-    def fails_in_step_17(*arguments):
+    def fails_in_step_17(*arguments, **options):
         if torch.is_grad_enabled():
             seen.append(1)
             if len(seen) == 17:
                 raise PulledPlug
-        return real(*arguments)
+        return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "nt_xent", fails_in_step_17)

@@ -7,14 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_pipeline import instant, make_context, no_spark, plant_interests, plant_model, rows_of, run, versions, write_events
+from small_pipeline import ingest_log, instant, make_context, no_spark, plant_interests, plant_model, rows_of, run, versions, write_events
 
 from lurm.bag_of_interests import add_counts, read_lives
 from lurm.errors import InputError
 from lurm.periods import month_number
 from lurm.schema import MONTH, TIMESTAMP, YEAR
 from spark_jobs.build_bags import run as build_bags
-from spark_jobs.ingest import ingest_events
 
 INTERESTS = {f"i{number}": number % 7 for number in range(50)}  # i50 to i59 have none
 
@@ -81,7 +80,7 @@ def files_of(context, **conditions) -> set[str]:
 def test_the_bag_of_spark_is_the_bag_of_numpy(tmp_path, context_of):
     log = random_log(tmp_path / "log" / "a.parquet")
     context = context_of("2020-06-01", "events.type_column=kind", "events.type_weights=buy:3")
-    ingest_events(context)
+    ingest_log(context)
     figures = build_bags(context)
     assert figures["months"]["periods"] == 7 and figures["years"]["periods"] == 2
     weight_of = {"buy": 3, "view": 1}
@@ -106,7 +105,7 @@ def test_an_as_of_in_the_middle_of_a_month(tmp_path, context_of):
     """until says up to when a period is counted: later dates replace what was counted of the open month, earlier ones destroy nothing."""
     log = random_log(tmp_path / "log" / "a.parquet").drop_columns("kind")
     middle = context_of("2020-03-15")
-    ingest_events(middle)
+    ingest_log(middle)
     build_bags(middle)
     assert spark_bags(middle, MONTH) == numpy_bags(log, "2020-03-15", MONTH)
     assert spark_bags(middle, YEAR) == numpy_bags(log, "2020-03-15", YEAR)
@@ -130,12 +129,12 @@ def test_an_as_of_in_the_middle_of_a_month(tmp_path, context_of):
 def test_a_late_event_rebuilds_its_month_and_its_year_only(tmp_path, context_of):
     log = random_log(tmp_path / "log" / "a.parquet").drop_columns("kind")
     context = context_of("2020-06-01")
-    ingest_events(context)
+    ingest_log(context)
     build_bags(context)
     before = {period: files_of(context, period=period) for period in context.bags().values("period")}
 
     write_events(tmp_path / "log" / "b.parquet", [("u1", "i1", "2020-02-10T00:00:00"), ("late", "i2", "2020-02-11T00:00:00")])
-    ingest_events(context)
+    ingest_log(context)
     figures = build_bags(context)
     assert figures["months"]["periods"] == 1 and figures["years"]["periods"] == 1
     changed = {period for period, files in before.items() if files_of(context, period=period) != files}
@@ -147,7 +146,7 @@ def test_a_late_event_rebuilds_its_month_and_its_year_only(tmp_path, context_of)
 
 def test_a_rerun_starts_no_spark_and_writes_nothing(tmp_path, context_of):
     random_log(tmp_path / "log" / "a.parquet")
-    ingest_events(context_of("2020-06-01"))
+    ingest_log(context_of("2020-06-01"))
     build_bags(context_of("2020-06-01"))
     again = context_of("2020-06-01", spark_of=no_spark)
     before = versions(again.store)
@@ -160,7 +159,7 @@ def test_a_month_with_unknown_items_is_counted_again_when_they_get_an_interest(t
         ("u1", "i1", "2020-01-05T00:00:00"), ("u1", "new", "2020-01-06T00:00:00"), ("u1", "i2", "2020-02-06T00:00:00"),
     ])
     context = context_of("2020-03-01")
-    ingest_events(context)
+    ingest_log(context)
     assert build_bags(context)["months"]["unassigned_events"] == 1
     february = files_of(context, period="2020-02")
     plant_interests(context.store, {"new": 5}, "two")
@@ -174,11 +173,11 @@ def test_months_without_a_usable_event_are_no_obstacle(tmp_path, context_of, spa
     sound = [("u1", "i1", "2020-01-05T00:00:00"), ("u2", "i2", "2020-03-06T00:00:00")]
     write_events(tmp_path / "log" / "a.parquet", [*sound, ("u1", "i55", "2019-02-06T00:00:00")])
     context = context_of("2020-04-10")
-    ingest_events(context)
+    ingest_log(context)
     build_bags(context)
     without = context.bags().digest()
     write_events(tmp_path / "log" / "b.parquet", [("u1", "i1", "2020-04-10T00:00:00")])  # as_of itself is not before as_of
-    ingest_events(context)
+    ingest_log(context)
     build_bags(context)
     assert context.bags().digest() == without, "events at or after as_of change nothing"
     table = pq.read_table(tmp_path / "log" / "a.parquet")
@@ -193,10 +192,10 @@ def test_what_left_the_log_leaves_the_bags(tmp_path, context_of):
     kept = [("u1", "i1", "2020-01-05T00:00:00")]
     write_events(tmp_path / "log" / "a.parquet", [*kept, ("u1", "i2", "2020-02-05T00:00:00"), ("u1", "i2", "2019-02-05T00:00:00")])
     context = context_of("2020-04-01")
-    ingest_events(context)
+    ingest_log(context)
     build_bags(context)
     log = write_events(tmp_path / "log" / "a.parquet", kept)
-    ingest_events(context)
+    ingest_log(context)
     build_bags(context)
     assert spark_bags(context, MONTH) == numpy_bags(pq.read_table(log), "2020-04-01", MONTH)
     assert spark_bags(context, YEAR) == numpy_bags(pq.read_table(log), "2020-04-01", YEAR)
@@ -205,7 +204,7 @@ def test_what_left_the_log_leaves_the_bags(tmp_path, context_of):
 def test_no_item_with_an_interest_is_one_sentence(tmp_path, context_of):
     write_events(tmp_path / "log" / "a.parquet", [("u1", "other", "2020-01-05T00:00:00")])
     context = context_of("2020-04-01")
-    ingest_events(context)
+    ingest_log(context)
     with pytest.raises(InputError, match="events before 2020-04-01 of items that have an interest, found none"):
         build_bags(context)
     assert context.store.snapshot("bags").version == -1
@@ -221,7 +220,7 @@ def test_skew_changes_nothing(tmp_path, context_of):
     (tmp_path / "log").mkdir()
     pq.write_table(table, tmp_path / "log" / "a.parquet")
     context = context_of("2020-02-01")
-    ingest_events(context)
+    ingest_log(context)
     build_bags(context)
     assert spark_bags(context, MONTH) == numpy_bags(table, "2020-02-01", MONTH)
 
@@ -229,6 +228,6 @@ def test_skew_changes_nothing(tmp_path, context_of):
 def test_a_log_without_a_date_before_as_of_is_one_sentence(tmp_path, context_of):
     random_log(tmp_path / "log" / "a.parquet", 20)
     context = context_of("2019-11-01")
-    ingest_events(context)
+    ingest_log(context)
     with pytest.raises(InputError.__mro__[1], match="Expected events before 2019-11-01"):
         run(context, ["build-bags"])

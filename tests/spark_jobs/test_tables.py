@@ -1,0 +1,81 @@
+"""A table read by Spark is the table that was staged, locally and through Arrow's file systems; staging shows nothing to anybody."""
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import functions as F
+from small_pipeline import instant, rows_of
+
+from lurm.schema import BAGS, EVENTS
+from lurm.store import Manifest, Store
+from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame, stage_tasks
+
+ROWS = [
+    ("u2", "i1", instant("2020-02-01"), 1, "2020-02"), ("u1", "i2", instant("2020-01-03"), 2, "2020-01"),
+    ("u1", "i1", instant("2020-01-02"), 1, "2020-01"),
+]
+NAMES = EVENTS.schema.names
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(str(tmp_path / "warehouse"))
+
+
+@pytest.fixture
+def staged(spark, store):
+    return stage_frame(spark.createDataFrame(ROWS, spark_schema(EVENTS.schema)), store, EVENTS, "run1", rows_per_file=1_000)
+
+
+def as_tuples(frame) -> list[tuple]:
+    frame = frame.withColumn("timestamp", F.unix_timestamp("timestamp"))
+    return sorted(tuple(row[name] for name in NAMES) for row in frame.select(*NAMES).collect())
+
+
+def test_staged_files_are_sorted_described_and_seen_by_nobody(store, staged):
+    assert store.snapshot("events").version == -1
+    assert [(file.partition, file.rows, file.first_key, file.last_key) for file in staged] == [
+        ({"month": "2020-01"}, 2, "u1", "u1"), ({"month": "2020-02"}, 1, "u2", "u2"),
+    ]
+    store.commit(Manifest("events", "run1", tuple(staged), ({},)))
+    assert [row["item_id"] for row in rows_of(store, "events", month="2020-01")] == ["i1", "i2"], "by user, then time"
+
+
+def test_a_table_comes_back_with_its_partitions_whoever_reads_the_files(spark, store, staged):
+    store.commit(Manifest("events", "run1", tuple(staged), ({},)))
+    expected = sorted((*row[:2], int(row[2].timestamp()), *row[3:]) for row in ROWS)
+    assert as_tuples(read_table(spark, store, store.snapshot("events"))) == expected
+    remote = Store(store.uri)
+    remote.is_local = False  # as for an object store: executors read with Arrow, Spark needs no connector
+    assert as_tuples(read_table(spark, remote, remote.snapshot("events"))) == expected
+
+
+def test_a_pinned_snapshot_stays_what_it_was(spark, store, staged):
+    store.commit(Manifest("events", "run1", tuple(staged), ({},)))
+    pinned = store.snapshot("events")
+    store.commit(Manifest("events", "run2", tuple(staged[:1]), ({},)))
+    assert read_table(spark, store, pinned).count() == 3
+    assert read_table(spark, store, store.snapshot("events")).count() == 2
+
+
+def test_a_table_that_is_not_there_has_columns_and_no_rows(spark, store):
+    frame = read_table(spark, store, store.snapshot("bags"))
+    assert frame.columns == BAGS.schema.names and frame.count() == 0
+
+
+def test_tasks_run_once_each_on_the_executors(spark, store):
+    moment = instant("2020-01-01")
+
+    def produce(task):
+        rows = [{"user_id": task["user"], "item_id": "i", "timestamp": moment, "weight": 1, "month": task["month"]}]
+        yield pa.RecordBatch.from_pylist(rows, EVENTS.schema)
+
+    tasks = [{"user": f"u{number}", "month": f"2020-0{number}"} for number in range(1, 4)]
+    files = stage_tasks(spark, tasks, produce, store, EVENTS, "run1", rows_per_file=10, keys=["month"])
+    assert [(file.partition["month"], file.first_key) for file in files] == [(task["month"], task["user"]) for task in tasks]
+    assert stage_tasks(spark, [], produce, store, EVENTS, "run1", rows_per_file=10) == []
+
+
+def test_a_bucket_depends_on_the_key_only(spark):
+    frame = spark.range(2_000).select(F.concat(F.lit("u"), F.col("id")).alias("user_id"))
+    counts = {row.bucket: row["count"] for row in frame.groupBy(bucket_of("user_id", 4).alias("bucket")).count().collect()}
+    assert sorted(counts) == [0, 1, 2, 3] and min(counts.values()) > 400, "a random sample each"
