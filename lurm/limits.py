@@ -113,6 +113,7 @@ LIMITS = {
     "*.evaluate_every": COUNT,
     "*.patience": COUNT,
     "*.checkpoint_every": COUNT,
+    "*.processes": COUNT,
     "*.device": Choice(("auto", "cpu", "cuda")),
     "*.precision": Choice(("auto", "float32", "bfloat16")),
     "publish.max_zero_share": SHARE,

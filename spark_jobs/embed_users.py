@@ -21,6 +21,7 @@ from spark_jobs.tables import read_table, stage_tasks
 def run(context: Context) -> dict:
     store, settings, embed = context.store, context.config.spark, context.config.embed
     model_id, run_key = context.trained_model_id(), context.embed_key()
+    store.get_artifact("models", model_id)  # fails here, not on an executor
     info = store.artifact_info("models", model_id)
     context.check_chain(info, space_id=context.space_id())
     if store.staged(USER_EMBEDDINGS.name, run_key):

@@ -121,6 +121,8 @@ def test_as_of_reads_the_newest_release_not_after_it(tmp_path):
     assert found == {"2022-01-01": "2022-01-01", "2022-02-28": "2022-01-01", "2022-03-01": "2022-03-01", "2099-01-01": "2022-03-01"}
     assert open_table(uri).as_of == lurm.open_table(uri).as_of == "2022-03-01"
     assert np.array_equal(open_table(uri, "2022-02-01").vectors(["a"])[0], vector("a", "2022-01-01")), "vectors of that date, not of another"
+    later = open_table(uri)
+    assert np.array_equal(later.vectors(["a"])[0], vector("a", "2022-03-01")) and sum(batch.num_rows for batch in later.scan()) == 2
     with pytest.raises(MissingInputError, match="Expected a release on or before 2021-12-31 in .*the first one is of 2022-01-01"):
         open_table(uri, "2021-12-31")
     with pytest.raises(ConfigError, match="Expected --as-of as a date"):

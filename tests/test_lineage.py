@@ -116,7 +116,7 @@ def test_bags_must_count_every_month_to_its_end(store):
     assert one.trained_model_id().startswith("model-") and len(one.embed_key()) == 16
     put(store, EVENTS.name, "older", {"month": "2021-10"})
     with pytest.raises(MissingInputError, match="build-pairs"):
-        one.bags()  # other events, another chain
+        context(store).bags()  # other events, another chain
     pinned = context(store, model_id="model-1")
     keep_model(store, space_id=store.snapshot(BAGS.name).values("space_id")[0])
     with pytest.raises(MissingInputError, match="Expected bags of 3 months before 2022-01-01 .* found none of 2021-10; run `lurm build-bags`"):
@@ -129,6 +129,22 @@ def test_bags_that_stop_in_the_middle_of_a_month_are_not_those_of_another_date(s
     assert context(store, "2022-01-01", model_id="model-1").bags().rows() == 3
     with pytest.raises(MissingInputError, match="found none of 2021-12"):
         context(store, "2021-12-15", model_id="model-1").bags()
+
+
+def test_one_call_sees_one_version_of_each_input(store):
+    one = context(store)
+    before = one.events()
+    put(store, EVENTS.name, "late", {"month": "2021-12"}, "late")
+    assert one.events() == before and one.pairs_key() != context(store).pairs_key()
+
+
+def test_a_month_that_was_counted_and_found_empty_is_done_and_no_part_of_the_bags(store):
+    keep_model(store)
+    for period, end, n_rows in (("2021-11", "2021-12-01", 0), ("2021-12", "2022-01-01", 1)):
+        partition = {"space_id": "space-9", "bucket": "0", "scale": "month", "period": period, "until": end}
+        file = stage_table(store, BAGS, f"bags{period}", partition, rows_for(BAGS, "x").slice(0, n_rows))
+        store.commit(Manifest(BAGS.name, f"bags{period}", (file,), (partition,)))
+    assert context(store, model_id="model-1").bags().values("period") == ["2021-12"]
 
 
 def keep_model(store: Store, **info) -> None:

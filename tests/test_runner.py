@@ -1,5 +1,6 @@
 """Running stages: figures, a record beside the tables, and Spark started late, once, and always stopped."""
 
+import dataclasses
 import json
 import logging
 import sys
@@ -9,6 +10,7 @@ import pytest
 from published import day, rows_of, stage_day
 
 from lurm import runner
+from lurm.config import load_config
 from lurm.errors import MissingInputError
 from lurm.pipeline import PYTHON, Stage
 from lurm.runner import run_stages, stages_to_run
@@ -79,3 +81,21 @@ def test_spark_is_not_started_for_stages_that_do_not_need_it(context, monkeypatc
 def test_a_pinned_model_runs_the_stages_that_do_not_train():
     assert stages_to_run(None)[0] == "ingest" and len(stages_to_run(None)) == 10
     assert stages_to_run("model-1") == ["ingest", "encode-items", "assign-interests", "build-bags", "embed-users", "publish"]
+
+
+@pytest.mark.parametrize(("stage", "override", "module"), [
+    ("train-smen", "smen.processes=2", "spark_jobs.train_smen"), ("train-item-encoder", "encoder.processes=2", "spark_jobs.train_item_encoder"),
+    ("train-smen", "encoder.processes=2", "lurm.smen.stage"), ("train-smen", "smen.processes=1", "lurm.smen.stage"),
+])
+def test_a_training_of_several_processes_is_started_by_its_spark_job(context, monkeypatch, stage, override, module):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    several = dataclasses.replace(context, config=load_config(None, [override]))
+    started = []
+    for name in ("spark_jobs.train_smen", "spark_jobs.train_item_encoder", "lurm.smen.stage", "lurm.item_encoder.stage"):
+        fake = types.SimpleNamespace(run=lambda context, name=name: started.append(name) or {})
+        monkeypatch.setitem(sys.modules, name, fake)
+    run_stages(several, [stage])
+    assert started == [module]
+    monkeypatch.setenv("WORLD_SIZE", "2")  # one of the processes of torchrun: it trains, and starts nobody
+    run_stages(several, [stage])
+    assert started[1:] == ["lurm.smen.stage" if stage == "train-smen" else "lurm.item_encoder.stage"]

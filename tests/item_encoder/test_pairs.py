@@ -66,6 +66,14 @@ def test_the_cut_into_batches_says_nothing(rows, batch_rows, max_events, max_pai
     assert pairs_of(table, batch_rows, **keywords) == pairs_of(table, 1_000, **keywords)
 
 
+def test_a_life_longer_than_a_run_gives_the_same_pairs_in_one_batch_and_in_many():
+    table = table_of([(user, event % 5, event) for user in range(3) for event in range(40)])
+    keywords = {"max_events_per_user": 7, "max_pairs_per_user": 1_000}
+    whole = pairs_of(table, 1_000, **keywords)
+    assert all(pairs_of(table, batch_rows, **keywords) == whole for batch_rows in (1, 6, 7, 8, 39, 41, 80))
+    assert all(int(left.split("|")[2]) // 7 == int(right.split("|")[2]) // 7 for left, right, _ in whole), "partners are sought within a run"
+
+
 def test_order_keys_are_seeded():
     table = table_of([(user, item, item) for user in range(5) for item in range(6)])
     one, again, other = pairs_of(table), pairs_of(table), pairs_of(table, seed=18)
