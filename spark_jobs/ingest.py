@@ -71,7 +71,8 @@ def ingest_events(context: Context, source: Source | None = None) -> dict:
     spark = context.spark()
     with progress(spark, "ingest events"):
         rows = clean_events(read_source(spark, source, files), source, settings)
-        counts = rows.groupBy("reason", "month").agg(F.count("*").alias("rows"), F.sum((F.col("weight") == 0).cast("int")).alias("left_out")).collect()
+        left_out = F.sum((F.col("weight") == 0).cast("int")).alias("left_out")
+        counts = rows.groupBy("reason", "month").agg(F.count("*").alias("rows"), left_out).collect()
         figures = _figures(counts, source)
         months = sorted({row.month for row in counts if row.reason is None})
         fresh = rows.where("reason is null and weight > 0")

@@ -36,9 +36,16 @@ def no_spark():
     raise AssertionError("Spark was started, although there was nothing to do")
 
 
+class Unpinned(dict):
+    """Pins that hold nothing: a test looks at a warehouse before and after a stage through one context. `run` gives every stage its own."""
+
+    def __contains__(self, table: object) -> bool:
+        return False
+
+
 def make_context(warehouse: Path, as_of: str, spark: Callable, *overrides: str, model_id: str | None = None) -> Context:
     """A context with the small settings and some overrides; `spark` returns the session."""
-    return Context(Store(str(warehouse)), load_config(None, [*SMALL, *overrides]), as_of, model_id, spark)
+    return Context(Store(str(warehouse)), load_config(None, [*SMALL, *overrides]), as_of, model_id, spark, pins=Unpinned())
 
 
 def source_overrides(world: Path) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_pipeline import content, instant, make_context, no_spark, rows_of, write_events, write_items
+from small_pipeline import content, instant, make_context, rows_of, write_events, write_items
 
 from lurm.errors import InputError
 from lurm.schema import TIMESTAMP
@@ -20,9 +20,9 @@ HOUR = 3_600
 
 @pytest.fixture
 def context_of(tmp_path, spark):
-    def make(*overrides, as_of=AS_OF, spark_of=lambda: spark, warehouse="warehouse"):
+    def make(*overrides, as_of=AS_OF, warehouse="warehouse"):
         paths = f"events.path={tmp_path / 'log'}", f"items.path={tmp_path / 'catalogue'}", "items.categories_column="
-        return make_context(tmp_path / warehouse, as_of, spark_of, *paths, *overrides)
+        return make_context(tmp_path / warehouse, as_of, lambda: spark, *paths, *overrides)
 
     return make
 
@@ -110,14 +110,13 @@ def test_events_at_or_after_as_of_change_nothing(tmp_path, log, context_of):
     assert one.encoder_id() == other.encoder_id()
 
 
-@pytest.mark.parametrize("overrides", [("spark.shuffle_partitions=7",), ("spark.shuffle_partitions=1",)])
-def test_the_result_does_not_depend_on_how_spark_cuts_the_work(log, context_of, spark, overrides):
+def test_the_result_does_not_depend_on_how_spark_cuts_the_work(log, context_of, spark):
     """Also with lives longer than a run of max_events_per_user, and with files that hold a few hundred rows."""
     settings = "pairs.max_events_per_user=700", "spark.rows_per_file=300", "pairs.max_pairs_per_user=2000"
     one, other = context_of(*settings), context_of(*settings, warehouse="other")
     ingest(one)
     build_pairs(one)
-    names = {"spark.sql.shuffle.partitions": overrides[0].split("=")[1], "spark.sql.execution.arrow.maxRecordsPerBatch": "97"}
+    names = {"spark.sql.shuffle.partitions": "7", "spark.sql.execution.arrow.maxRecordsPerBatch": "97"}
     before = {name: spark.conf.get(name) for name in names}
     try:
         for name, value in names.items():
@@ -130,12 +129,6 @@ def test_the_result_does_not_depend_on_how_spark_cuts_the_work(log, context_of, 
     assert rows_of(one.store, "item_pairs")
     for table in ("events", "items", "item_pairs", "seen_items"):
         assert content(one.store, table) == content(other.store, table), table
-
-
-def test_a_rerun_starts_no_spark(log, context_of):
-    ingest(context_of())
-    build_pairs(context_of())
-    assert build_pairs(context_of(spark_of=no_spark)) == {"skipped": "built already"}
 
 
 def test_no_pairs_is_one_sentence_and_nothing_is_committed(tmp_path, context_of):

@@ -69,6 +69,7 @@ def test_a_gpu_is_asked_for_only_when_configured():
     assert gpu_profile(load_config().spark) is None
 
 
+@pytest.mark.slow
 def test_spark_submit_does_what_the_command_line_does(finished, world, tmp_path):
     """build-bags in a copy of the finished warehouse without its bags."""
     context, _ = finished
