@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-quick lint bench clean
 
 demo: $(READY)
 	@$(BIN)/lurm demo --directory demo
@@ -12,8 +12,8 @@ demo: $(READY)
 test: $(READY) java
 	@$(BIN)/python -m pytest
 
-test-slow: $(READY) java
-	@$(BIN)/python -m pytest -m slow
+test-quick: $(READY) java
+	@$(BIN)/python -m pytest -m "not slow"
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/lint-imports --config setup.cfg

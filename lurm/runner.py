@@ -35,7 +35,7 @@ class SparkOnDemand:
 
     def close(self) -> None:
         if self._session is not None:
-            self._session.stop()
+            importlib.import_module("spark_jobs.session").close_session(self._session)
             self._session = None
 
 

@@ -111,30 +111,18 @@ def _format_of(infos, name: str, path: str) -> str:
 
 
 def _columns(filesystem, infos, format: str, separator: str, name: str) -> dict[str, pa.DataType]:
+    """Columns that every file has."""
     if format == "parquet":
-        columns: dict[str, pa.DataType] = {}
-        for info in infos:  # footers only: a truncated file is found here, not an hour into the run
-            try:
-                with filesystem.open_input_file(info.path) as stream:
-                    schema = pq.read_schema(stream)
-            except (pa.ArrowInvalid, OSError) as error:
-                reason = str(error).splitlines()[0][:120]
-                raise InputError(f"Expected a whole Parquet file in {name}, could not read {info.path} ({reason}); export it again.") from None
-            for field in schema:
-                if columns.setdefault(field.name, field.type) != field.type:
-                    raise InputError(f"Expected one type for column {field.name!r} in {name}, {info.path} has {field.type} where others have "
-                                     f"{columns[field.name]}; export the files alike.")
-        return columns
-    try:
-        with filesystem.open_input_stream(infos[0].path, compression="detect") as stream:
-            lines = stream.read(SAMPLE_BYTES).decode("utf-8-sig", errors="replace").splitlines()  # spreadsheets write a byte order mark
-    except OSError as error:
-        raise InputError(f"Expected readable text in {name}, could not read {infos[0].path} ({error}); export it again.") from None
+        return _parquet_columns(filesystem, infos, name)
     if format == "csv":
-        header = next(csv.reader(lines[:1], delimiter=separator), [])
+        header = _csv_header(filesystem, infos[0].path, separator, name)
+        for info in infos[1:]:  # Spark reads CSV by position
+            if (other := _csv_header(filesystem, info.path, separator, name)) != header:
+                raise InputError(f"Expected the header {separator.join(header)!r} in every file of {name}, {info.path} has "
+                                 f"{separator.join(other)!r}; export the files alike.")
         return {column: pa.string() for column in header}
     keys: dict[str, pa.DataType] = {}
-    for line in lines[:1_000]:
+    for line in _first_lines(filesystem, infos[0].path, SAMPLE_BYTES, name)[:1_000]:
         try:
             row = json.loads(line)
         except ValueError:
@@ -144,3 +132,33 @@ def _columns(filesystem, infos, format: str, separator: str, name: str) -> dict[
     if not keys:
         raise InputError(f"Expected JSON objects, one a line, in {name} ({infos[0].path}), found none; set {name}.format or export again.")
     return keys
+
+
+def _parquet_columns(filesystem, infos, name: str) -> dict[str, pa.DataType]:
+    columns: dict[str, pa.DataType] = {}
+    for place, info in enumerate(infos):  # footers only: a truncated file is found here, not an hour into the run
+        try:
+            with filesystem.open_input_file(info.path) as stream:
+                schema = pq.read_schema(stream)
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise InputError(f"Expected a whole Parquet file in {name}, could not read {info.path} ({reason}); export it again.") from None
+        for field in schema:
+            if columns.get(field.name, field.type) != field.type:
+                raise InputError(f"Expected one type for column {field.name!r} in {name}, {info.path} has {field.type} where others have "
+                                 f"{columns[field.name]}; export the files alike.")
+        here = {field.name: field.type for field in schema}
+        columns = here if place == 0 else {column: kind for column, kind in columns.items() if column in here}
+    return columns
+
+
+def _csv_header(filesystem, path: str, separator: str, name: str) -> list[str]:
+    return next(csv.reader(_first_lines(filesystem, path, 65_536, name)[:1], delimiter=separator), [])
+
+
+def _first_lines(filesystem, path: str, n_bytes: int, name: str) -> list[str]:
+    try:
+        with filesystem.open_input_stream(path, compression="detect") as stream:
+            return stream.read(n_bytes).decode("utf-8-sig", errors="replace").splitlines()  # spreadsheets write a byte order mark
+    except OSError as error:
+        raise InputError(f"Expected readable text in {name}, could not read {path} ({error}); export it again.") from None

@@ -349,6 +349,8 @@ class Store:
 
     def artifact_info(self, kind: str, artifact_id: str) -> dict:
         """What the artifact says of itself: ids of its chain, settings, figures of its training."""
+        if not self.has_artifact(kind, artifact_id):
+            raise StoreError(f"Expected {kind}/{artifact_id} in {self.uri}, found none; run the stage that trains it.")
         return json.loads(self.read_bytes(self.path("artifacts", kind, artifact_id, "info.json")))["info"]
 
 
@@ -383,6 +385,11 @@ def add_action(file: DataFile, table: Table, extra: Mapping[str, str], now: int)
 def foreign_table_files(uri: str) -> list[str]:
     """Files of a Delta table that is somebody else's: an input, never written."""
     try:
-        return DeltaTable(uri).file_uris()
+        delta = DeltaTable(uri)
+        vectors = "deletionVectors" in (delta.protocol().reader_features or [])
+        files = delta.file_uris()
     except (TableNotFoundError, DeltaError, OSError) as error:
         raise StoreError(f"Expected a Delta table at {uri!r}, could not open it ({str(error).splitlines()[0]}); mend the path.") from None
+    if vectors:  # rows that are deleted in the log alone would come back to life
+        raise StoreError(f"Expected a Delta table without deletion vectors, {uri!r} uses them; purge them, or export the table to Parquet.")
+    return files

@@ -73,7 +73,7 @@ def ingest_events(context: Context, source: Source | None = None) -> dict:
         rows = clean_events(read_source(spark, source, files), source, settings)
         left_out = F.sum((F.col("weight") == 0).cast("int")).alias("left_out")
         counts = rows.groupBy("reason", "month").agg(F.count("*").alias("rows"), left_out).collect()
-        figures = _figures(counts, source)
+        figures = _figures(counts, source, may_be_empty=only_added)
         months = sorted({row.month for row in counts if row.reason is None})
         fresh = rows.where("reason is null and weight > 0")
         frame = fresh.select(*spark_schema(EVENTS.schema).fieldNames())
@@ -217,14 +217,14 @@ def quarantine(context: Context, rows: DataFrame, source: str, run_key: str, fig
     store.commit(manifest)
 
 
-def _figures(counts, source: Source) -> dict:
+def _figures(counts, source: Source, may_be_empty: bool = False) -> dict:
     kept = sum(row.rows - (row.left_out or 0 if source.name == "events" else 0) for row in counts if row.reason is None)
     bad: dict[str, int] = {}
     for row in counts:
         if row.reason is not None:
             bad[row.reason] = bad.get(row.reason, 0) + row.rows
     read = sum(row.rows for row in counts)
-    if not kept:
+    if not kept and not may_be_empty:
         why = ", ".join(f"{count} x {reason}" for reason, count in sorted(bad.items(), key=lambda item: -item[1])) or "no rows at all"
         raise InputError(f"Expected usable rows in {source.name} ({source.files[0].path}), found {why}; check the column settings and "
                          f"{source.name}.time_format." if source.name == "events" else

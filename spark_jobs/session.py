@@ -18,6 +18,7 @@ from lurm.config import Config
 from lurm.errors import ConfigError
 
 log = logging.getLogger("lurm")
+_started: set = set()  # sessions that this module has started, and may stop
 JAVA_NEEDED = "Expected Java 17 or later for Spark, {came}; install it, for example with: apt-get install openjdk-17-jre-headless."
 
 
@@ -35,9 +36,12 @@ def check_java() -> None:
 
 
 def open_session(config: Config):
-    """A SparkSession for these settings; an existing one is reused."""
+    """A SparkSession for these settings; one that somebody else has started is used as it is."""
     check_java()
     from pyspark.sql import SparkSession
+
+    if (existing := SparkSession.getActiveSession()) is not None:
+        return existing
 
     settings = config.spark
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -66,7 +70,16 @@ def open_session(config: Config):
     for name, value in {**conf, **settings.conf}.items():
         builder = builder.config(name, value)
     with _without_noise():
-        return builder.getOrCreate()
+        session = builder.getOrCreate()
+    _started.add(session)
+    return session
+
+
+def close_session(session) -> None:
+    """Stop a session, if it was started here."""
+    if session in _started:
+        _started.remove(session)
+        session.stop()
 
 
 @contextmanager

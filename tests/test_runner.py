@@ -57,7 +57,9 @@ def test_a_stage_that_fails_leaves_the_records_of_those_before(context, monkeypa
             Session.stopped += 1
 
     opened = []
-    monkeypatch.setitem(sys.modules, "spark_jobs.session", types.SimpleNamespace(open_session=lambda config: opened.append(config) or Session()))
+    monkeypatch.setitem(sys.modules, "spark_jobs.session", types.SimpleNamespace(
+        open_session=lambda config: opened.append(config) or Session(), close_session=lambda session: session.stop()
+    ))
     uses_spark = types.SimpleNamespace(run=lambda context: {"same": context.spark() is context.spark()})
 
     def fail(context):

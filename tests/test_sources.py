@@ -187,3 +187,18 @@ def test_a_file_without_any_column(tmp_path):
     (tmp_path / "log.csv").write_text("\n\n")
     with pytest.raises(InputError, match="found: none; set events.user_column"):
         require_columns(find(tmp_path / "log.csv"), user_column="user_id")
+
+
+def test_csv_files_with_columns_in_another_order_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("user_id,item_id,timestamp\nu,i,2020-01-01\n")
+    (tmp_path / "b.csv").write_text("item_id,user_id,timestamp\ni,u,2020-01-01\n")
+    with pytest.raises(InputError, match=r"Expected the header 'user_id,item_id,timestamp' in every file of events, .*b\.csv has 'item_id,user"):
+        find_source("events", str(tmp_path), "auto")
+
+
+def test_a_column_that_one_parquet_file_lacks_is_missing(tmp_path):
+    pq.write_table(pa.table({"user_id": ["u"], "item_id": ["i"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "b.parquet")
+    source = find_source("events", str(tmp_path), "auto")
+    with pytest.raises(InputError, match="Expected a column 'item_id' in events"):
+        require_columns(source, item_column="item_id")

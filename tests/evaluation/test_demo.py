@@ -10,7 +10,6 @@ from lurm.synthetic import WorldSettings
 @pytest.fixture
 def small_demo(monkeypatch, tmp_path, spark):
     monkeypatch.setattr(demo, "WORLD", WorldSettings(n_users=300, n_items=600, n_topics=24, n_months=12, events_per_user=40))
-    monkeypatch.setattr("lurm.runner.SparkOnDemand.__call__", lambda self: spark)  # the session of the tests stays open
     return lambda: demo.run_demo(str(tmp_path / "demo"), "demo", list(SMALL))
 
 
