@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
                     "example:\n  lurm demo --directory demo")
     demo.add_argument("--directory", default="demo", metavar="DIR", help="where world and warehouse go (default: demo)")
     demo.add_argument("--config", default="demo", metavar="FILE", help="settings (default: the bundled demo)")
-    demo.add_argument("--set", action="append", default=[], metavar="S.F=V", dest="overrides", help="override a setting")
+    demo.add_argument("--set", action="extend", nargs="+", default=[], metavar="S.F=V", dest="overrides", help="override a setting")
     demo.add_argument("--quiet", action="store_true", help="only warnings and the result")
     return parser
 
@@ -97,7 +97,7 @@ def _stage_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
                         help="TOML file, or the name of a bundled one (demo, amazon_purchases, ...); default: all defaults")
     parser.add_argument("--warehouse", required=True, metavar="URI", help="folder or object-store URI that holds all tables")
     parser.add_argument("--as-of", required=True, metavar="YYYY-MM-DD", help="events before this date (UTC, exclusive) may be used")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", dest="overrides",
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="SECTION.FIELD=VALUE", dest="overrides",
                         help="override a setting; may be given many times, for example --set events.path=log/")
     parser.add_argument("--model", metavar="ID", help="use this trained model instead of training at --as-of")
     parser.add_argument("--quiet", action="store_true", help="only warnings and the result")

@@ -144,6 +144,18 @@ def test_in_pieces_is_as_a_whole_and_only_touched_months_are_replaced(tmp_path, 
     assert content(whole.store, "quarantine") == content(context.store, "quarantine")
 
 
+def test_a_day_of_bad_rows_only_is_quarantined_and_the_log_stays(tmp_path, context_of):
+    write_events(tmp_path / "log" / "1.parquet", ROWS)
+    context = context_of()
+    ingest_log(context)
+    before = content(context.store, "events")
+    write_events(tmp_path / "log" / "2.parquet", [("", "i1", "2020-02-02T00:00:00")])
+    figures = ingest_log(context)
+    assert (figures["kept"], figures["quarantined"]) == (0, {"user_id is null": 1})
+    assert content(context.store, "events") == before
+    assert ingest_log(context) == {"skipped": "nothing new"}
+
+
 def test_a_rerun_writes_nothing(tmp_path, context_of):
     write_items(tmp_path / "catalogue" / "a.parquet", {"i1": "lamp", "i2": "chair"})
     write_events(tmp_path / "log" / "1.parquet", ROWS)
