@@ -119,6 +119,21 @@ def read_lives(store: Store, bags: Snapshot, batch_rows: int = 16_384) -> Iterat
             yield {scale: _lives_of(parts) for scale, parts in by_scale.items()}, _facts_of(by_scale[min(by_scale)])
 
 
+def read_csr(store: Store, bags: Snapshot, n_interests: int) -> tuple[np.ndarray, scipy.sparse.csr_matrix]:
+    """All users of a part of the `bags` table, (B,) text, and their counts summed over its periods, (B, n_interests) int64.
+
+    For analyses that hold everything in memory; `bags` should be of one scale, or events are counted once in each.
+    """
+    users, matrices = [], []
+    for by_scale, _ in read_lives(store, bags):
+        for lives in by_scale.values():
+            users.append(lives.user_ids)
+            matrices.append(to_csr(lives, n_interests))
+    if not users:
+        return np.zeros(0, dtype=object), scipy.sparse.csr_matrix((0, n_interests), dtype=np.int64)
+    return np.concatenate(users), scipy.sparse.vstack(matrices, format="csr")
+
+
 def batches_of(lives: Lives, facts: pa.Table) -> pa.RecordBatch:
     """Rows of the `bags` table (user_id, interest_ids, counts, n_events, first_event_at, last_event_at) from lives of one period a user."""
     lists = [

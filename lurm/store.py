@@ -136,7 +136,10 @@ class Store:
         if not uri:
             raise StoreError("Expected a warehouse URI, got nothing; pass --warehouse FOLDER or an object-store URI.")
         try:
-            self.filesystem, self.root = pa.fs.FileSystem.from_uri(uri if "://" in uri else os.path.abspath(os.path.expanduser(uri)))
+            address = uri.rstrip("/") if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+            if address.startswith("s3://") and "?" not in address:
+                address += "?allow_delayed_open=true"  # files below a part's size in one PUT, whole or not at all, instead of a multipart upload
+            self.filesystem, self.root = pa.fs.FileSystem.from_uri(address)
         except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(f"Expected a folder or an object-store URI as warehouse, got {uri!r} ({error}); mend the URI.") from None
         self.is_local = isinstance(self.filesystem, pa.fs.LocalFileSystem)

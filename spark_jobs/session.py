@@ -60,10 +60,11 @@ def open_session(config: Config):
     }
     if not submitted:
         builder = builder.master(settings.master)
+        conf["spark.driver.memory"] = settings.driver_memory
         if settings.master.startswith("local"):
             os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
             conf |= {
-                "spark.driver.memory": settings.driver_memory, "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1",
+                "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1",
                 "spark.driver.bindAddress": "127.0.0.1",
                 "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
             }

@@ -1,13 +1,16 @@
 """Between Spark and the store: reading a pinned snapshot as a DataFrame, and staging a DataFrame as files of a table."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 
+from pyspark.errors import PythonException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
+from lurm import errors
 from lurm.schema import Table
 from lurm.staging import STAGED, PartitionWriter, read_files, staged_rows
 from lurm.store import DataFile, Snapshot, Store
@@ -96,9 +99,19 @@ def stage_tasks(
 
 
 def _collect(frame: DataFrame) -> list[DataFile]:
-    rows = frame.collect()  # one row a file: small
+    try:
+        rows = frame.collect()  # one row a file: small
+    except PythonException as error:
+        raise _of_worker(error) from None
     files = [DataFile(row.path, row.size, row.rows, row.sha256, json.loads(row.partition), row.first_key, row.last_key) for row in rows]
     return sorted({file.path: file for file in files}.values(), key=lambda file: file.path)
+
+
+def _of_worker(error: PythonException) -> Exception:
+    """What a Python worker raised, if it was meant for the user: its one sentence instead of two stack traces."""
+    raised = re.findall(r"^lurm\.errors\.(\w+): (.*)$", str(error), flags=re.MULTILINE)
+    kind = getattr(errors, raised[-1][0], None) if raised else None
+    return kind(raised[-1][1]) if kind else error
 
 
 def spark_schema(schema) -> StructType:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lurm.bag_of_interests import Lives, add_counts, batches_of, concatenate, pack_counts, read_lives, sum_periods, to_csr
+from lurm.bag_of_interests import Lives, add_counts, batches_of, concatenate, pack_counts, read_csr, read_lives, sum_periods, to_csr
 from lurm.periods import month_name
 from lurm.schema import BAGS, TIMESTAMP
 from lurm.staging import stage_table
@@ -202,3 +202,13 @@ def test_reading_lives_holds_few_users_at_a_time(tmp_path):
     cells = [(f"{number:05d}", START + month, 1, 1) for number in range(400) for month in range(2)]
     sizes = [table.num_rows for _, table in read_lives(store, staged_bags(store, cells, 1, 1_000), batch_rows=64)]
     assert sum(sizes) == 400 and max(sizes) <= 128
+
+
+def test_all_users_as_one_sparse_matrix(tmp_path):
+    cells = [("a", START, 2, 3), ("b", START + 1, 0, 1), ("a", START + 2, 2, 4), ("c", START, 5, 2)]
+    bags = staged_bags(Store(str(tmp_path / "w")), cells, 2, 10)
+    users, matrix = read_csr(Store(str(tmp_path / "w")), bags.where(scale="month"), 6)
+    rows = dict(zip(users.tolist(), matrix.toarray().tolist(), strict=True))
+    assert rows == {"a": [0, 0, 7, 0, 0, 0], "b": [1, 0, 0, 0, 0, 0], "c": [0, 0, 0, 0, 0, 2]}
+    nobody, empty = read_csr(Store(str(tmp_path / "w")), bags.where(scale="decade"), 6)
+    assert len(nobody) == 0 and empty.shape == (0, 6)

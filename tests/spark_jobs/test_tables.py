@@ -5,7 +5,8 @@ import pytest
 from pyspark.sql import functions as F
 from small_pipeline import instant, rows_of
 
-from lurm.schema import BAGS, EVENTS
+from lurm.errors import StoreError
+from lurm.schema import BAGS, EVENTS, ITEM_INTERESTS
 from lurm.store import Manifest, Store
 from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame, stage_tasks
 
@@ -79,3 +80,14 @@ def test_a_bucket_depends_on_the_key_only(spark):
     frame = spark.range(2_000).select(F.concat(F.lit("u"), F.col("id")).alias("user_id"))
     counts = {row.bucket: row["count"] for row in frame.groupBy(bucket_of("user_id", 4).alias("bucket")).count().collect()}
     assert sorted(counts) == [0, 1, 2, 3] and min(counts.values()) > 400, "a random sample each"
+
+
+def test_what_a_worker_cannot_write_is_one_sentence(tmp_path, spark):
+    """The error is raised on an executor, and must reach the user without two stack traces around it."""
+    store = Store(str(tmp_path / "w"))
+    blocked = tmp_path / "w" / "tables" / "item_interests" / "space_id=s"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where a folder should be")
+    frame = spark.createDataFrame([("i1", 3)], "item_id string, interest_id int")
+    with pytest.raises(StoreError, match=r"^Could not write .*space_id=s.*; check space and rights, then run again\.$"):
+        stage_frame(frame, store, ITEM_INTERESTS, "key", rows_per_file=10, partition={"space_id": "s", "batch": "b"})
