@@ -23,20 +23,26 @@ log = logging.getLogger("lurm")
 
 
 class SparkOnDemand:
-    """Opens the session at the first call and hands out the same one afterwards; `close` stops what was opened here."""
+    """Opens the session at the first call and hands out the same one afterwards; `close` stops what was opened here.
+
+    A session that runs in this process already is used instead, and left running.
+    """
 
     def __init__(self, config):
-        self._config, self._session = config, None
+        self._config, self._session, self._own = config, None, False
 
     def __call__(self):
         if self._session is None:
-            self._session = importlib.import_module("spark_jobs.session").open_session(self._config)
+            jobs = importlib.import_module("spark_jobs.session")
+            self._session = jobs.active_session()
+            if self._session is None:
+                self._session, self._own = jobs.open_session(self._config), True
         return self._session
 
     def close(self) -> None:
-        if self._session is not None:
-            importlib.import_module("spark_jobs.session").close_session(self._session)
-            self._session = None
+        if self._own:
+            self._session.stop()
+        self._session, self._own = None, False
 
 
 def run_stages(context: Context, names: Sequence[str], on_done: Callable[[Stage, dict], None] | None = None) -> dict[str, dict]:

@@ -18,7 +18,6 @@ from lurm.config import Config
 from lurm.errors import ConfigError
 
 log = logging.getLogger("lurm")
-_started: set = set()  # sessions that this module has started, and may stop
 JAVA_NEEDED = "Expected Java 17 or later for Spark, {came}; install it, for example with: apt-get install openjdk-17-jre-headless."
 
 
@@ -35,13 +34,17 @@ def check_java() -> None:
         raise ConfigError(JAVA_NEEDED.format(came=f"found version {version}"))
 
 
-def open_session(config: Config):
-    """A SparkSession for these settings; one that somebody else has started is used as it is."""
-    check_java()
+def active_session():
+    """The session that is running in this process already, or None."""
     from pyspark.sql import SparkSession
 
-    if (existing := SparkSession.getActiveSession()) is not None:
-        return existing
+    return SparkSession.getActiveSession()
+
+
+def open_session(config: Config):
+    """A SparkSession for these settings."""
+    check_java()
+    from pyspark.sql import SparkSession
 
     settings = config.spark
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -71,16 +74,7 @@ def open_session(config: Config):
     for name, value in {**conf, **settings.conf}.items():
         builder = builder.config(name, value)
     with _without_noise():
-        session = builder.getOrCreate()
-    _started.add(session)
-    return session
-
-
-def close_session(session) -> None:
-    """Stop a session, if it was started here."""
-    if session in _started:
-        _started.remove(session)
-        session.stop()
+        return builder.getOrCreate()
 
 
 @contextmanager

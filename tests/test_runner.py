@@ -58,7 +58,7 @@ def test_a_stage_that_fails_leaves_the_records_of_those_before(context, monkeypa
 
     opened = []
     monkeypatch.setitem(sys.modules, "spark_jobs.session", types.SimpleNamespace(
-        open_session=lambda config: opened.append(config) or Session(), close_session=lambda session: session.stop()
+        open_session=lambda config: opened.append(config) or Session(), active_session=lambda: None
     ))
     uses_spark = types.SimpleNamespace(run=lambda context: {"same": context.spark() is context.spark()})
 
