@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from lurm.config import PublishSettings
 from lurm.errors import StoreError
+from lurm.manifest import Manifest
 from lurm.schema import USER_EMBEDDINGS
 from lurm.staging import walk_sorted
-from lurm.store import Manifest, Store
+from lurm.store import Store
 
 BLOCK = "block"
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse
 
+from lurm.manifest import Snapshot
 from lurm.periods import month_number
 from lurm.schema import MONTH, TIMESTAMP
 from lurm.staging import read_files, walk_sorted
-from lurm.store import Snapshot, Store
+from lurm.store import Store
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lurm.errors import MissingInputError, UnknownUserError
+from lurm.manifest import Snapshot
 from lurm.periods import parse_as_of
 from lurm.releases import released, releases
 from lurm.schema import USER_EMBEDDINGS
 from lurm.staging import read_files
-from lurm.store import Snapshot, Store
+from lurm.store import Store
 
 
 class EmbeddingTable:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 from lurm.config import Config, fingerprint, to_dict
 from lurm.errors import LineageError, MissingInputError
+from lurm.manifest import Snapshot
 from lurm.periods import starts_before, until
 from lurm.schema import MONTH
-from lurm.store import Snapshot, Store
+from lurm.store import Store
 
 OPERATIONAL = ("device", "checkpoint_every", "processes")  # how a thing is computed, not what
 

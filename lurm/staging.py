@@ -14,8 +14,9 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from lurm.errors import StoreError
+from lurm.manifest import DataFile
 from lurm.schema import Table
-from lurm.store import DataFile, Store
+from lurm.store import Store
 
 FILE_BYTES = 128_000_000  # of Arrow memory; bounds what a writer holds
 ROW_GROUP_BYTES = 16_000_000

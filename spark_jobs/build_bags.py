@@ -13,10 +13,10 @@ from lurm.bag_of_interests import batches_of, pack_counts, read_lives, sum_perio
 from lurm.config import fingerprint
 from lurm.errors import InputError
 from lurm.lineage import Context
+from lurm.manifest import Manifest, Snapshot
 from lurm.periods import starts_before, until
 from lurm.schema import BAGS, MONTH, YEAR
 from lurm.staging import stage_table
-from lurm.store import Manifest, Snapshot
 from spark_jobs.session import job_main, progress
 from spark_jobs.tables import bucket_of, read_table, stage_frame, stage_tasks
 

@@ -13,9 +13,9 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from lurm.errors import InputError
 from lurm.item_encoder.pairs import PAIRS, sample_pairs
 from lurm.lineage import Context
+from lurm.manifest import Manifest
 from lurm.sampling import hash_threshold
 from lurm.schema import ITEM_PAIRS, SEEN_ITEMS
-from lurm.store import Manifest
 from spark_jobs.session import job_main, progress
 from spark_jobs.tables import bucket_of, read_table, stage_frame
 

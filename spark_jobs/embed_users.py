@@ -11,9 +11,10 @@ from pyspark.sql import functions as F
 
 from lurm.bag_of_interests import concatenate, read_lives
 from lurm.lineage import Context
+from lurm.manifest import Manifest
 from lurm.periods import end_month
 from lurm.schema import MONTH, USER_EMBEDDINGS, YEAR
-from lurm.store import Manifest, Store
+from lurm.store import Store
 from spark_jobs.session import gpu_profile, job_main, progress
 from spark_jobs.tables import read_table, stage_tasks
 

@@ -9,8 +9,9 @@ from functools import cache
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from lurm.lineage import Context
+from lurm.manifest import Manifest
 from lurm.schema import ITEM_EMBEDDINGS
-from lurm.store import Manifest, Store
+from lurm.store import Store
 from spark_jobs.session import gpu_profile, job_main, progress
 from spark_jobs.tables import bucket_of, read_table, stage_frame
 

@@ -13,9 +13,9 @@ from pyspark.sql import functions as F
 from lurm.config import fingerprint
 from lurm.errors import ConfigError, InputError
 from lurm.lineage import Context
+from lurm.manifest import Manifest
 from lurm.schema import EVENTS, ITEMS, QUARANTINE
 from lurm.sources import Source, find_source, require_columns
-from lurm.store import Manifest
 from spark_jobs.session import job_main, progress
 from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame
 

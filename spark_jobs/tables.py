@@ -11,9 +11,10 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from lurm import errors
+from lurm.manifest import DataFile, Snapshot
 from lurm.schema import Table
 from lurm.staging import STAGED, PartitionWriter, read_files, staged_rows
-from lurm.store import DataFile, Snapshot, Store
+from lurm.store import Store
 
 
 def read_table(spark: SparkSession, store: Store, snapshot: Snapshot) -> DataFrame:

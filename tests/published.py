@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from lurm import publication
 from lurm.config import Config, PublishSettings
 from lurm.lineage import Context
+from lurm.manifest import DataFile, Manifest
 from lurm.schema import USER_EMBEDDINGS
 from lurm.staging import stage_table
-from lurm.store import DataFile, Manifest, Store
+from lurm.store import Store
 
 N_ANCHORS, DIM = 2, 3
 MODEL = "model-0123456789abcdef"

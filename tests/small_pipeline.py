@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 
 from lurm.config import load_config
 from lurm.lineage import Context
+from lurm.manifest import Manifest
 from lurm.pipeline import BY_NAME, STAGES
 from lurm.runner import run_stage
 from lurm.schema import ITEM_INTERESTS, TABLES, TIMESTAMP
 from lurm.staging import stage_table
-from lurm.store import Manifest, Store
+from lurm.store import Store
 
 # Seconds instead of minutes: a tiny encoder, six steps of SMEN, three anchors.
 SMALL = (

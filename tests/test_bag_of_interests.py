@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lurm.bag_of_interests import Lives, add_counts, batches_of, concatenate, pack_counts, read_csr, read_lives, sum_periods, to_csr
+from lurm.manifest import Manifest, Snapshot
 from lurm.periods import month_name
 from lurm.schema import BAGS, TIMESTAMP
 from lurm.staging import stage_table
-from lurm.store import Manifest, Snapshot, Store
+from lurm.store import Store
 
 D = 6
 START = 600  # 2020-01

@@ -13,9 +13,10 @@ from lurm.errors import InputError, StoreError
 from lurm.interest_space import load_centroids
 from lurm.interests import derive_n_interests, sample_embeddings
 from lurm.lineage import Context
+from lurm.manifest import Manifest
 from lurm.schema import ITEM_EMBEDDINGS, SEEN_ITEMS
 from lurm.staging import stage_table
-from lurm.store import Manifest, Store
+from lurm.store import Store
 
 DIM, AS_OF = 4, "2022-01-01"
 

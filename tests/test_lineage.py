@@ -8,9 +8,10 @@ import pytest
 from lurm.config import load_config
 from lurm.errors import LineageError, MissingInputError
 from lurm.lineage import Context
+from lurm.manifest import Manifest
 from lurm.schema import BAGS, EVENTS, ITEM_PAIRS, ITEMS, SEEN_ITEMS, TABLES, TIMESTAMP
 from lurm.staging import stage_table
-from lurm.store import Manifest, Store
+from lurm.store import Store
 
 
 def rows_for(table, mark: str) -> pa.Table:

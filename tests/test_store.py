@@ -14,9 +14,10 @@ from published import MODEL, publish_day, stage_day
 from published import rows_of as embedding_rows
 
 from lurm.errors import StoreError
+from lurm.manifest import DataFile, Manifest
 from lurm.schema import SEEN_ITEMS, USER_EMBEDDINGS
 from lurm.staging import stage_table
-from lurm.store import DataFile, Manifest, Store, live_files
+from lurm.store import Store, live_files
 
 
 @pytest.fixture

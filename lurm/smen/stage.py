@@ -18,11 +18,11 @@ from lurm.config import SmenSettings, to_dict
 from lurm.errors import InputError
 from lurm.interest_space import load_centroids
 from lurm.lineage import Context
+from lurm.manifest import Snapshot
 from lurm.periods import month_number
 from lurm.sampling import hash_of_text
 from lurm.schema import MONTH
 from lurm.staging import read_files
-from lurm.store import Snapshot
 
 log = logging.getLogger("lurm")
 

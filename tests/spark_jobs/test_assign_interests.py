@@ -7,9 +7,9 @@ from small_pipeline import make_context, no_spark, rows_of, source_overrides
 
 from lurm.errors import LineageError, StoreError
 from lurm.interest_space import load_centroids, save_centroids
+from lurm.manifest import Manifest
 from lurm.schema import ITEM_EMBEDDINGS
 from lurm.staging import stage_table
-from lurm.store import Manifest
 from spark_jobs.assign_interests import run as assign_interests
 
 CENTROIDS = np.array([[1, 0], [0, 1], [-0.6, -0.8]], dtype=np.float32)

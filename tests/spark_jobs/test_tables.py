@@ -6,8 +6,9 @@ from pyspark.sql import functions as F
 from small_pipeline import instant, rows_of
 
 from lurm.errors import StoreError
+from lurm.manifest import Manifest
 from lurm.schema import BAGS, EVENTS, ITEM_INTERESTS
-from lurm.store import Manifest, Store
+from lurm.store import Store
 from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame, stage_tasks
 
 ROWS = [
