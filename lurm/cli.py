@@ -74,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--users-file", metavar="FILE", help="user ids, one a line")
     read.add_argument("--output", required=True, metavar="FILE", help="Parquet file: user_id, embedding (list of float32)")
 
+    history = _command(commands, "releases", "show every move of the release pointer", _releases, "example:\n  lurm releases --warehouse demo/warehouse")
+    history.add_argument("--warehouse", required=True, metavar="URI", help="folder or object-store URI")
+    back = _command(commands, "rollback", "make readers follow an earlier release again; takes seconds, touches no data", _rollback,
+                    "example:\n  lurm rollback --warehouse demo/warehouse --reason 'drift in anchor 3'")
+    back.add_argument("--warehouse", required=True, metavar="URI", help="folder or object-store URI")
+    back.add_argument("--to", type=int, metavar="EPOCH", help="epoch of `lurm releases` (default: the release before the present one)")
+    back.add_argument("--reason", default="rollback", help="kept with the move")
+
     demo = _command(commands, "demo", "make a synthetic world, run every stage on it and say how well the truth was recovered", _demo,
                     "example:\n  lurm demo --directory demo")
     demo.add_argument("--directory", default="demo", metavar="DIR", help="where world and warehouse go (default: demo)")
@@ -182,10 +190,31 @@ def _status(options) -> int:
             info = store.artifact_info(kind, artifact_id)
             size = f", {info['n_interests']} interests" if "n_interests" in info else ""
             print(f"{kind[:-1]:<18}{artifact_id}  trained on events before {info['as_of']}{size}")
-    for row in releases(store):
-        mark = "current" if row["current"] else "history"
-        print(f"release {row['epoch']:<10}{row['as_of']}  {row['model_id']}  {row['n_users']:,} users  table version {row['table_version']}  {mark}")
+    _print_releases(releases(store))
     return 0
+
+
+def _releases(options) -> int:
+    from lurm.releases import releases
+    from lurm.store import Store
+
+    _print_releases(releases(Store(options.warehouse)))
+    return 0
+
+
+def _rollback(options) -> int:
+    from lurm.releases import rollback
+    from lurm.store import Store
+
+    _print_releases([rollback(Store(options.warehouse), options.to, options.reason)])
+    return 0
+
+
+def _print_releases(moves: list[dict]) -> None:
+    for row in moves:
+        mark = "current" if row["current"] else "history"
+        print(f"release {row['epoch']:<10}{row['as_of']}  {row['model_id']}  {row['n_users']:,} users  table version {row['table_version']}  "
+              f"{mark}  {row['released_at']:%Y-%m-%d %H:%M}  {row['reason']}")
 
 
 def _read(options) -> int:

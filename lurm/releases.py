@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from lurm.errors import StoreError
+from lurm.errors import MissingInputError, StoreError
 from lurm.schema import RELEASES
 from lurm.staging import stage_table
 from lurm.store import COMMIT_ATTEMPTS, Store, add_action
@@ -58,6 +58,27 @@ def released(store: Store, as_of: str | None = None) -> dict | None:
         return next((row for row in reversed(history) if row["current"]), None)
     dates = [row["as_of"] for row in history if row["as_of"] <= as_of]
     return next((row for row in reversed(history) if row["as_of"] == max(dates)), None) if dates else None
+
+
+def rollback(store: Store, epoch: int | None = None, reason: str = "rollback") -> dict:
+    """Make readers follow an earlier release again: that of `epoch`, or the one before the present one; returns the move.
+
+    No data is touched, so it takes as long as one commit. Raises MissingInputError when there is nothing to go back to.
+    """
+    history, now = releases(store), released(store)
+    if now is None:
+        raise MissingInputError(f"Expected a release to roll back in {store.uri}, it has none; run `lurm run`.")
+    same = ("as_of", "model_id", "table_version")
+    if epoch is None:
+        earlier = [row for row in history if row["current"] and row["epoch"] < now["epoch"] and any(row[name] != now[name] for name in same)]
+    else:
+        earlier = [row for row in history if row["epoch"] == epoch]
+    if not earlier:
+        wanted = "a release before the present one" if epoch is None else f"epoch {epoch}"
+        known = ", ".join(str(row["epoch"]) for row in history)
+        raise MissingInputError(f"Expected {wanted} in {store.uri}, its epochs are {known}; choose one of them (`lurm releases` shows them).")
+    target = {name: value for name, value in earlier[-1].items() if name not in ("epoch", "released_at")}
+    return move_release(store, {**target, "current": True, "reason": reason})
 
 
 def _already_there(history: list[dict], row: Mapping) -> dict | None:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from published import MODEL, publish_day, rows_of, stage_day, vector
 
-from lurm import __version__, cli
+from lurm import __version__, cli, open_table
 from lurm.cli import main
 from lurm.errors import LurmError
 from lurm.pipeline import PYTHON, STAGES
@@ -209,6 +209,19 @@ def test_run_ends_with_the_table(warehouse, capsys, monkeypatch):
     monkeypatch.setattr("lurm.runner.run_stages", lambda context, names: {"publish": {"seconds": 1.0, "peak_mb": 2, "released": True}})
     assert main(["run", "--warehouse", warehouse, "--as-of", AS_OF]) == 0
     assert capsys.readouterr().out.strip().endswith("5 users x 2 anchors x 3)")
+
+
+def test_releases_and_rollback(tmp_path, capsys):
+    store = Store(str(tmp_path / "w"))
+    publish_day(store, "2022-01-01", ["u1"])
+    publish_day(store, "2022-02-01", ["u1", "u2"])
+    assert main(["rollback", "--warehouse", store.uri, "--reason", "drift"]) == 0
+    assert open_table(store.uri).as_of == "2022-01-01"
+    capsys.readouterr()
+    assert main(["releases", "--warehouse", store.uri]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "2022-01-01" in lines[2] and lines[2].endswith("drift")
+    assert "Expected epoch 7" in fails(capsys, "rollback", "--warehouse", store.uri, "--to", "7")
 
 
 @pytest.mark.parametrize(("raised", "code", "said"), [(LurmError("Expected this, got that, do so."), 2, "lurm: Expected this"),

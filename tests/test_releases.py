@@ -6,8 +6,8 @@ import pytest
 from published import publish_day
 
 from lurm import open_table
-from lurm.errors import StoreError
-from lurm.releases import move_release, released, releases
+from lurm.errors import MissingInputError, StoreError
+from lurm.releases import move_release, released, releases, rollback
 from lurm.store import Store
 
 
@@ -86,6 +86,21 @@ def test_a_reader_follows_a_rollback(store):
     table = open_table(store.uri)
     assert (table.as_of, table.epoch, table.n_users) == ("2022-01-01", 3, 2) and (table.vectors(["u1"]) == before).all()
     assert open_table(store.uri, "2022-02-01").n_users == 3, "the later date is still read by its date"
+
+
+def test_rollback_goes_to_the_release_before_or_to_an_epoch(store):
+    with pytest.raises(MissingInputError, match="it has none"):
+        rollback(store)
+    move_release(store, row("2022-01-01", 1))
+    with pytest.raises(MissingInputError, match="Expected a release before the present one .* its epochs are 1;"):
+        rollback(store)
+    move_release(store, row("2021-06-01", 2, current=False))  # history filled in: nobody followed it, so nobody goes back to it
+    move_release(store, row("2022-02-01", 3))
+    back = rollback(store, reason="drift")
+    assert (back["as_of"], back["reason"], back["epoch"]) == ("2022-01-01", "drift", 4) and released(store) == back
+    assert rollback(store, 3)["as_of"] == "2022-02-01"
+    with pytest.raises(MissingInputError, match="Expected epoch 9"):
+        rollback(store, 9)
 
 
 def test_a_reader_follows_a_rollback_within_one_date(store):
