@@ -74,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--users-file", metavar="FILE", help="user ids, one a line")
     read.add_argument("--output", required=True, metavar="FILE", help="Parquet file: user_id, embedding (list of float32)")
 
-    history = _command(commands, "releases", "show every move of the release pointer", _releases, "example:\n  lurm releases --warehouse demo/warehouse")
+    history = _command(commands, "releases", "show every move of the release pointer", _releases,
+                       "example:\n  lurm releases --warehouse demo/warehouse")
     history.add_argument("--warehouse", required=True, metavar="URI", help="folder or object-store URI")
     back = _command(commands, "rollback", "make readers follow an earlier release again; takes seconds, touches no data", _rollback,
                     "example:\n  lurm rollback --warehouse demo/warehouse --reason 'drift in anchor 3'")
