@@ -131,7 +131,11 @@ class Context:
         if not self.store.has_artifact("models", self.model_id):
             known = ", ".join(self.store.list_artifacts("models")) or "none"
             raise MissingInputError(f"Expected model {self.model_id!r} in {self.store.uri}, found: {known}; pass one of these to --model.")
-        return self.store.artifact_info("models", self.model_id)
+        info = self.store.artifact_info("models", self.model_id)
+        if info["as_of"] > self.as_of:
+            raise LineageError(f"Expected a model trained on events before {self.as_of}, {self.model_id} has seen those before {info['as_of']}; "
+                               "choose an older --model or a later --as-of.")
+        return info
 
     @staticmethod
     def _key(*parts) -> str:

@@ -126,12 +126,17 @@ def copy_chain(source: Context, target: Store) -> str:
     """Bring encoder, space and model of one warehouse into another; returns the model's id."""
     for kind, artifact_id in (("encoders", source.encoder_id()), ("spaces", source.space_id()), ("models", source.trained_model_id())):
         target.put_artifact(kind, artifact_id, source.store.get_artifact(kind, artifact_id))
+    # The days that tests walk through lie before the world's end, where the model was trained: it says that it is older than they are.
+    path = target.path("artifacts", "models", source.trained_model_id(), "info.json")
+    told = json.loads(target.read_bytes(path))
+    told["info"]["as_of"] = "2000-01-01"
+    target.write_bytes(path, json.dumps(told).encode())
     return source.trained_model_id()
 
 
 def plant_model(store: Store, model_id: str = "planted") -> None:
     """A model in name only, for stages that need its chain and not its weights."""
-    info = {"encoder_id": "encoder-planted", "space_id": "space-planted", "model_id": model_id, "as_of": "2020-01-01"}
+    info = {"encoder_id": "encoder-planted", "space_id": "space-planted", "model_id": model_id, "as_of": "2000-01-01"}
     store.write_bytes(store.path("artifacts", "models", model_id, "info.json"), json.dumps({"info": info}).encode())
 
 

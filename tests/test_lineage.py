@@ -150,7 +150,7 @@ def test_a_month_that_was_counted_and_found_empty_is_done_and_no_part_of_the_bag
 
 def keep_model(store: Store, **info) -> None:
     folder = store.workspace("keep")
-    (folder / "info.json").write_text(json.dumps({"info": {"encoder_id": "encoder-9", "space_id": "space-9", **info}}))
+    (folder / "info.json").write_text(json.dumps({"info": {"encoder_id": "encoder-9", "space_id": "space-9", "as_of": "2021-12-01", **info}}))
     store.put_artifact("models", "model-1", folder)
 
 
@@ -160,6 +160,13 @@ def test_a_pinned_model_names_its_whole_chain(store):
     assert (pinned.encoder_id(), pinned.space_id(), pinned.trained_model_id()) == ("encoder-9", "space-9", "model-1")
     with pytest.raises(MissingInputError, match="Expected model 'model-2' in .*, found: model-1; pass one of these to --model"):
         context(store, model_id="model-2").space_id()
+
+
+def test_a_model_that_has_seen_later_events_is_refused(store):
+    keep_model(store, as_of="2022-01-01")
+    assert context(store, "2022-01-01", model_id="model-1").space_id() == "space-9"
+    with pytest.raises(LineageError, match="before 2021-12-31, model-1 has seen those before 2022-01-01; choose an older --model or a later"):
+        context(store, "2021-12-31", model_id="model-1").space_id()
 
 
 def test_two_chains_are_never_joined(store):
