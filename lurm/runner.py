@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -45,7 +45,7 @@ class SparkOnDemand:
         self._session, self._own = None, False
 
 
-def run_stages(context: Context, names: Sequence[str], on_done: Callable[[Stage, dict], None] | None = None) -> dict[str, dict]:
+def run_stages(context: Context, names: Sequence[str]) -> dict[str, dict]:
     """Run stages in the order given; returns what each reported, with seconds and peak_mb. Writes runs/<run_id>.json as it goes."""
     spark = SparkOnDemand(context.config)
     context = replace(context, spark=spark)
@@ -61,8 +61,6 @@ def run_stages(context: Context, names: Sequence[str], on_done: Callable[[Stage,
             record["stages"][name] = figures
             text = json.dumps(record, indent=1, default=str)
             context.store.write_bytes(context.store.path("runs", f"{run_id}.json"), text.encode())
-            if on_done:
-                on_done(BY_NAME[name], figures)
     finally:
         spark.close()
     return record["stages"]

@@ -5,6 +5,7 @@ tried twice writes the same name with the same bytes, and what a killed run left
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ UNIT_ROWS = 4_096  # files end at whole units of so many rows, unless rows_per_f
 # What a staging task returns to the driver, one row a file.
 STAGED = pa.schema([
     ("path", pa.string()), ("size", pa.int64()), ("rows", pa.int64()), ("sha256", pa.string()),
-    ("partition", pa.string()), ("first_key", pa.string()), ("last_key", pa.string()), ("figures", pa.string()),
+    ("partition", pa.string()), ("first_key", pa.string()), ("last_key", pa.string()),
 ])
 
 
@@ -110,12 +111,10 @@ class PartitionWriter:
 
 def staged_rows(files: Iterable[DataFile]) -> Iterator[pa.RecordBatch]:
     """Describe staged files as rows of STAGED, the way they travel from an executor to the driver."""
-    import json
-
     for file in files:
         row = {
             "path": file.path, "size": file.size, "rows": file.rows, "sha256": file.sha256, "partition": json.dumps(file.partition),
-            "first_key": file.first_key, "last_key": file.last_key, "figures": None,
+            "first_key": file.first_key, "last_key": file.last_key,
         }
         yield pa.RecordBatch.from_pylist([row], STAGED)
 

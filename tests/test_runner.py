@@ -40,9 +40,8 @@ def runner_selector(folder):
 
 def test_a_run_reports_and_is_recorded(context, caplog):
     caplog.set_level(logging.INFO, "lurm")
-    done = []
-    reports = run_stages(context, ["publish"], lambda stage, figures: done.append((stage.name, figures["users"])))
-    assert reports["publish"]["users"] == 2 and reports["publish"]["seconds"] >= 0 and reports["publish"]["peak_mb"] >= 0 and done == [("publish", 2)]
+    reports = run_stages(context, ["publish"])
+    assert reports["publish"]["users"] == 2 and reports["publish"]["seconds"] >= 0 and reports["publish"]["peak_mb"] >= 0
     (record,) = records(context)
     assert record["as_of"] == AS_OF and record["stages"]["publish"]["users"] == 2 and record["settings"]["seed"] == 17 and record["code_version"]
     lines = [line.getMessage() for line in caplog.records if line.name == "lurm"]
