@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+AIRFLOW_READY := $(VENV)/.installed-airflow
 
 .PHONY: demo test test-quick lint bench clean
 
 demo: $(READY)
 	@$(BIN)/lurm demo --directory demo
 
-test: $(READY) java
+test: $(AIRFLOW_READY) java
 	@$(BIN)/python -m pytest
 
-test-quick: $(READY) java
+test-quick: $(AIRFLOW_READY) java
 	@$(BIN)/python -m pytest -m "not slow"
 
 lint: $(READY)
@@ -31,8 +32,14 @@ $(READY): requirements.txt setup.cfg pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'lurm: Expected Python 3.11 or later, found %d.%d; install it and run make PYTHON=python3.11.' % sys.version_info[:2])"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "lurm: installing pinned versions into $(VENV) (a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The scheduler, in the same environment; demo and the stages need none of it.
+$(AIRFLOW_READY): requirements-airflow.txt $(READY)
+	@echo "lurm: installing pinned versions of Airflow into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-airflow.txt
 	@touch $@
 
 clean:

@@ -30,6 +30,7 @@ class Context:
     config: Config
     as_of: str
     model_id: str | None = None
+    allow_future_model: bool = False  # let a pinned model be one that has seen events at or after as_of; the table then says so
     spark: Callable | None = field(default=None, compare=False)
     pins: dict[str, Snapshot] = field(default_factory=dict, compare=False)
 
@@ -132,7 +133,7 @@ class Context:
             known = ", ".join(self.store.list_artifacts("models")) or "none"
             raise MissingInputError(f"Expected model {self.model_id!r} in {self.store.uri}, found: {known}; pass one of these to --model.")
         info = self.store.artifact_info("models", self.model_id)
-        if info["as_of"] > self.as_of:
+        if info["as_of"] > self.as_of and not self.allow_future_model:
             raise LineageError(f"Expected a model trained on events before {self.as_of}, {self.model_id} has seen those before {info['as_of']}; "
                                "choose an older --model or a later --as-of.")
         return info

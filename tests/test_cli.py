@@ -11,6 +11,7 @@ from published import MODEL, publish_day, rows_of, stage_day, vector
 
 from lurm import __version__, cli, open_table
 from lurm.cli import main
+from lurm.commands import running
 from lurm.errors import LurmError
 from lurm.pipeline import PYTHON, STAGES
 from lurm.store import Store
@@ -230,7 +231,7 @@ def test_exit_codes(capsys, monkeypatch, raised, code, said):
     def fail(options):
         raise raised
 
-    monkeypatch.setattr(cli, "_stages", fail)
+    monkeypatch.setattr(running, "_stages", fail)
     assert main(["stages"]) == code and capsys.readouterr().err.startswith(said)
 
 
@@ -238,7 +239,7 @@ def test_a_defect_of_lurm_is_a_traceback(monkeypatch):
     def fail(options):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_stages", fail)
+    monkeypatch.setattr(running, "_stages", fail)
     with pytest.raises(ZeroDivisionError):
         main(["stages"])
 

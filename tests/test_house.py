@@ -34,6 +34,7 @@ SHARED_BY_JOBS = {"spark_jobs.session", "spark_jobs.tables", "spark_jobs.distrib
 TESTED_IN = {
     "lurm/errors.py": "tests/test_cli.py", "lurm/schema.py": "tests/test_staging.py", "lurm/interest_space.py": "tests/test_interests.py",
     "lurm/smen/recurrence.py": "tests/smen/test_smen_model.py", "lurm/smen/batches.py": "tests/smen/test_smen_model.py",
+    **{f"lurm/commands/{name}.py": "tests/test_cli.py" for name in ("arguments", "running", "inspecting", "releasing", "reading", "demo")},
     "lurm/item_encoder/stage.py": "tests/test_pipeline_end_to_end.py",
     "lurm/item_encoder/inference.py": "tests/item_encoder/test_item_encoder_fitting.py",
     "spark_jobs/train_item_encoder.py": "tests/spark_jobs/test_distributed_training.py",
