@@ -18,6 +18,8 @@ from lurm.schema import MONTH, TIMESTAMP
 from lurm.staging import read_files, walk_sorted
 from lurm.store import Store
 
+FACTS = ["user_id", "n_events", "n_active_months", "first_event_at", "last_event_at"]
+
 
 @dataclass(frozen=True)
 class Lives:
@@ -95,29 +97,43 @@ def to_csr(lives: Lives, n_interests: int, window: tuple[int, int] | None = None
     return matrix.tocsr()  # adds up equal cells
 
 
-def read_lives(store: Store, bags: Snapshot, batch_rows: int = 16_384) -> Iterator[tuple[dict[str, Lives], pa.Table]]:
-    """Stream the lives of all users in a part of the `bags` table, in ascending order of users within a bucket, memory bounded.
+def read_lives(
+    store: Store, bags: Snapshot, batch_rows: int = 16_384, users: Sequence[str] | None = None
+) -> Iterator[tuple[dict[str, Lives], pa.Table]]:
+    """Stream the lives of all users (or of some) in a part of the `bags` table, ascending by user within a bucket, memory bounded.
 
     Files are sorted by user and one bucket holds all periods of its users, so the files of a bucket are walked side by side. Yields,
-    for a few users at a time, their lives by scale (users in the same order in both) and their facts: a table of user_id, n_events,
-    n_active_months, first_event_at, last_event_at in that order.
+    for a few users at a time, their lives by scale (the same users in the same order in all) and their facts: a table of user_id,
+    n_events, n_active_months, first_event_at, last_event_at in that order.
     """
+    scales = bags.values("scale")
     for bucket in sorted(bags.values("bucket"), key=int):
-        part = bags.where(bucket=bucket)
-        by_period: dict[tuple[str, str], list] = {}
-        for file in part.files:
-            by_period.setdefault((file.partition["scale"], file.partition["period"]), []).append(file)
-        labels, streams = [], []
-        for (scale, period), files in sorted(by_period.items()):
-            uris = [f"{bags.root}/{file.path}" for file in sorted(files, key=lambda file: file.first_key or "")]
-            labels.append((scale, month_number(period) if scale == MONTH else int(period) - 1970))
-            streams.append(read_files(store, uris, batch_rows=max(64, batch_rows // len(by_period))))
-        for pieces in walk_sorted(streams, "user_id"):
-            by_scale: dict[str, list] = {}
+        streams = read_periods(store, bags.where(bucket=bucket), batch_rows, users)
+        labels = list(streams)
+        for pieces in walk_sorted(list(streams.values()), "user_id"):
+            by_scale: dict[str, list] = {scale: [] for scale in scales}
             for position, batch in pieces:
                 scale, number = labels[position]
-                by_scale.setdefault(scale, []).append((number, batch))
-            yield {scale: _lives_of(parts) for scale, parts in by_scale.items()}, _facts_of(by_scale[min(by_scale)])
+                by_scale[scale].append((number, batch))
+            facts = facts_of([batch for _, batch in by_scale[scales[0]]])  # of the months, where there are both
+            names = facts.column("user_id").to_numpy()
+            yield {scale: lives_of(parts, names) for scale, parts in by_scale.items()}, facts
+
+
+def read_periods(
+    store: Store, bags: Snapshot, batch_rows: int = 16_384, users: Sequence[str] | None = None
+) -> dict[tuple[str, int], Iterator[pa.RecordBatch]]:
+    """The rows of each period in one bucket of `bags`, sorted by user, by (scale, number of the period); together `batch_rows` at a time."""
+    by_period: dict[tuple[str, str], list] = {}
+    for file in bags.files:
+        by_period.setdefault((file.partition["scale"], file.partition["period"]), []).append(file)
+    wanted = None if users is None else pc.field("user_id").isin(pa.array(users, pa.string()))
+    streams = {}
+    for (scale, period), files in sorted(by_period.items()):
+        uris = [f"{bags.root}/{file.path}" for file in sorted(files, key=lambda file: file.first_key or "")]
+        number = month_number(period) if scale == MONTH else int(period) - 1970
+        streams[scale, number] = read_files(store, uris, batch_rows=max(64, batch_rows // len(by_period)), filters=wanted)
+    return streams
 
 
 def read_csr(store: Store, bags: Snapshot, n_interests: int) -> tuple[np.ndarray, scipy.sparse.csr_matrix]:
@@ -128,6 +144,7 @@ def read_csr(store: Store, bags: Snapshot, n_interests: int) -> tuple[np.ndarray
     users, matrices = [], []
     for by_scale, _ in read_lives(store, bags):
         for lives in by_scale.values():
+            lives = lives.take(np.flatnonzero(np.diff(lives.row_offsets)))
             users.append(lives.user_ids)
             matrices.append(to_csr(lives, n_interests))
     if not users:
@@ -136,32 +153,33 @@ def read_csr(store: Store, bags: Snapshot, n_interests: int) -> tuple[np.ndarray
 
 
 def batches_of(lives: Lives, facts: pa.Table) -> pa.RecordBatch:
-    """Rows of the `bags` table (user_id, interest_ids, counts, n_events, first_event_at, last_event_at) from lives of one period a user."""
-    lists = [
-        pa.ListArray.from_arrays(pa.array(lives.offsets.astype(np.int32)), pa.array(values)) for values in (lives.interest_ids, lives.counts)
-    ]
+    """Rows of the `bags` table (user_id, interest_ids, counts, n_events, first_event_at, last_event_at) from lives of at most one row a user."""
+    offsets = pa.array(lives.offsets[lives.row_offsets].astype(np.int32))
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (lives.interest_ids, lives.counts)]
     columns = [facts.column("user_id"), *lists, *(facts.column(name) for name in ("n_events", "first_event_at", "last_event_at"))]
     names = ["user_id", "interest_ids", "counts", "n_events", "first_event_at", "last_event_at"]
     return pa.table(columns, names=names).combine_chunks().to_batches()[0]
 
 
 def sum_periods(lives: Lives) -> Lives:
-    """The sum of all periods of every user, as one row a user with period 0."""
+    """The sum of all periods of every user, as one row a user with period 0 (none for a user without rows)."""
     row_users = np.repeat(np.arange(lives.n_users), np.diff(lives.row_offsets))
     users = np.repeat(row_users, np.diff(lives.offsets))
     summed = add_counts(users, np.zeros(len(users), np.int32), lives.interest_ids, lives.counts)
-    return Lives(lives.user_ids, summed.row_offsets, summed.periods, summed.offsets, summed.interest_ids, summed.counts)
+    row_offsets = np.searchsorted(summed.user_ids.astype(np.int64), np.arange(lives.n_users + 1))  # one row each for those who have any
+    return Lives(lives.user_ids, row_offsets, summed.periods, summed.offsets, summed.interest_ids, summed.counts)
 
 
 def pack_counts(batches: Iterable[pa.RecordBatch], keys: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Rows of one cell each, sorted by `keys`, user_id and interest_id, become rows of one bag each.
 
-    In: keys, user_id, interest_id (null for events without an interest: left out), count, first_event_at, last_event_at. Out: keys and
-    the data columns of `bags`. A user whose cells straddle two batches is carried over; memory is one batch and one bag.
+    In: keys, user_id, interest_id (null for events without an interest), count, first_event_at, last_event_at. Out: keys and the data
+    columns of `bags`. Events without an interest are in no bag; a user who has no others is an empty bag, so that he can be counted. A
+    user whose cells straddle two batches is carried over; memory is one batch and one bag.
     """
     carried: pa.Table | None = None
     for batch in batches:
-        rows = pa.Table.from_batches([batch]).filter(pc.is_valid(batch.column("interest_id")))
+        rows = pa.Table.from_batches([batch])
         rows = pa.concat_tables([carried, rows]) if carried is not None else rows
         if not rows.num_rows:
             continue
@@ -185,38 +203,63 @@ def _bag_starts(rows: pa.Table, keys: Sequence[str]) -> np.ndarray:
 
 def _pack(rows: pa.Table, starts: np.ndarray, keys: Sequence[str]) -> pa.RecordBatch:
     rows = rows.combine_chunks()
-    offsets = pa.array(np.append(starts, rows.num_rows).astype(np.int32))
-    values = {name: rows.column(name).to_numpy() for name in ("interest_id", "count")}
-    stamps = {name: rows.column(name).cast(pa.int64()).to_numpy() for name in ("first_event_at", "last_event_at")}
+    known = pc.is_valid(rows.column("interest_id")).to_numpy()
+    lengths = np.add.reduceat(known.astype(np.int64), starts)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    interest_ids, counts = rows.column("interest_id").fill_null(0).to_numpy(), rows.column("count").to_numpy()
+    first, last = (rows.column(name).cast(pa.int64()).to_numpy() for name in ("first_event_at", "last_event_at"))
+    ends = np.iinfo(np.int64)
+    first = np.minimum.reduceat(np.where(known, first, ends.max), starts)
+    last = np.maximum.reduceat(np.where(known, last, ends.min), starts)
     heads = rows.select([*keys, "user_id"]).take(pa.array(starts))
     columns = {name: heads.column(name) for name in heads.column_names}
-    columns["interest_ids"] = pa.ListArray.from_arrays(offsets, pa.array(values["interest_id"].astype(np.int32)))
-    columns["counts"] = pa.ListArray.from_arrays(offsets, pa.array(values["count"].astype(np.int32)))
-    columns["n_events"] = pa.array(np.add.reduceat(values["count"].astype(np.int64), starts))
-    columns["first_event_at"] = pa.array(np.minimum.reduceat(stamps["first_event_at"], starts)).cast(TIMESTAMP)
-    columns["last_event_at"] = pa.array(np.maximum.reduceat(stamps["last_event_at"], starts)).cast(TIMESTAMP)
+    columns["interest_ids"] = pa.ListArray.from_arrays(offsets, pa.array(interest_ids[known].astype(np.int32)))
+    columns["counts"] = pa.ListArray.from_arrays(offsets, pa.array(counts[known].astype(np.int32)))
+    columns["n_events"] = pa.array(np.add.reduceat(np.where(known, counts, 0).astype(np.int64), starts))
+    columns["first_event_at"] = pa.array(first, mask=lengths == 0).cast(TIMESTAMP)
+    columns["last_event_at"] = pa.array(last, mask=lengths == 0).cast(TIMESTAMP)
     return pa.table(columns).combine_chunks().to_batches()[0]
 
 
-def _lives_of(pieces: list[tuple[int, pa.RecordBatch]]) -> Lives:
+def lives_of(pieces: Sequence[tuple[int, pa.RecordBatch]], user_ids: np.ndarray | None = None) -> Lives:
+    """Lives from rows of `bags`, each piece with the number of its period.
+
+    Empty bags are no rows of a life, but their users are there. With `user_ids`, ascending, the result has exactly these users; the
+    pieces may hold others, who are left out.
+    """
+    if not pieces:
+        nobody = np.zeros(0, dtype=object) if user_ids is None else user_ids
+        empty = np.zeros(0, np.int32)
+        return Lives(nobody, np.zeros(len(nobody) + 1, np.int64), empty, np.zeros(1, np.int64), empty, empty)
     table = pa.Table.from_batches([batch.select(["user_id", "interest_ids", "counts"]) for _, batch in pieces]).combine_chunks()
     numbers = np.concatenate([np.full(batch.num_rows, number, dtype=np.int32) for number, batch in pieces])
-    names, users = np.unique(table.column("user_id").to_numpy(), return_inverse=True)
-    order = np.lexsort((numbers, users))
+    column = table.column("user_id").to_numpy()
+    names, users = np.unique(column, return_inverse=True) if user_ids is None else (user_ids, np.searchsorted(user_ids, column))
     offsets, interest_ids, counts = _cells(table)
+    kept = np.diff(offsets) > 0
+    if user_ids is not None:
+        kept &= names[np.minimum(users, len(names) - 1)] == column if len(names) else False
+    order = np.lexsort((numbers, users))
+    order = order[kept[order]]
     cells, row_cells = _ranges(offsets, order)
     row_offsets = np.searchsorted(users[order], np.arange(len(names) + 1)).astype(np.int64)
     return Lives(names, row_offsets, numbers[order], row_cells, interest_ids[cells], counts[cells])
 
 
-def _facts_of(pieces: list[tuple[int, pa.RecordBatch]]) -> pa.Table:
-    table = pa.Table.from_batches([batch.select(["user_id", "n_events", "first_event_at", "last_event_at"]) for _, batch in pieces])
-    grouped = table.group_by("user_id", use_threads=False).aggregate([
-        ("n_events", "sum"), ("n_events", "count"), ("first_event_at", "min"), ("last_event_at", "max"),
+def facts_of(batches: Sequence[pa.RecordBatch]) -> pa.Table:
+    """user_id, n_events, n_active_months, first_event_at, last_event_at of all users in some monthly rows of `bags`, ascending."""
+    table = pa.Table.from_batches([batch.select(["user_id", "n_events", "first_event_at", "last_event_at"]) for batch in batches])
+    active = pc.greater(table.column("n_events"), 0).cast(pa.int32())
+    return add_facts(table.append_column("n_active_months", active))
+
+
+def add_facts(facts: pa.Table) -> pa.Table:
+    """Facts of the same users over disjoint months, summed: one row a user, users ascending."""
+    grouped = facts.group_by("user_id", use_threads=False).aggregate([
+        ("n_events", "sum"), ("n_active_months", "sum"), ("first_event_at", "min"), ("last_event_at", "max"),
     ])
-    names = ["user_id", "n_events", "n_active_months", "first_event_at", "last_event_at"]
-    grouped = grouped.select(["user_id", "n_events_sum", "n_events_count", "first_event_at_min", "last_event_at_max"]).rename_columns(names)
-    return grouped.sort_by("user_id")
+    grouped = grouped.select(["user_id", "n_events_sum", "n_active_months_sum", "first_event_at_min", "last_event_at_max"]).rename_columns(FACTS)
+    return grouped.sort_by("user_id").combine_chunks()
 
 
 def _cells(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

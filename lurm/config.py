@@ -149,6 +149,7 @@ class EmbedSettings:
 
     batch_size: int = 1_024
     device: str = "auto"
+    keep_states: bool = True  # keep where the GRU stands after the last closed month: 10 KB a user, and a day costs what the day brings
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ class Context:
     config: Config
     as_of: str
     model_id: str | None = None
-    allow_future_model: bool = False  # let a pinned model be one that has seen events at or after as_of; the table then says so
     spark: Callable | None = field(default=None, compare=False)
     pins: dict[str, Snapshot] = field(default_factory=dict, compare=False)
+    allow_future_model: bool = False  # let a pinned model be one that has seen events at or after as_of; the table then says so
 
     # ---- inputs, pinned --------------------------------------------------------------------------------------------------------
 
@@ -90,6 +90,20 @@ class Context:
         return Snapshot(snapshot.table, snapshot.version, tuple(file for file in files if file.rows and file.partition["period"] in periods),
                         snapshot.root)
 
+    def closed_bags(self, until: str) -> Snapshot:
+        """Those of `bags()` that lie wholly before the month of `until` (a year: before its year)."""
+        return self.bags().where(period=lambda period: period < (until[:7] if len(period) == 7 else until[:4]))
+
+    def states(self, until: str) -> Snapshot:
+        """The states kept at `until`, made of exactly the closed bags before it."""
+        model_id = self.trained_model_id()
+        scope = {"model_id": model_id, "until": until}
+        if not self.closed_bags(until).files:  # everybody is new
+            return self._pinned("user_states").where(model_id="")
+        if not self.store.committed("user_states", self.states_key(until), (scope,)):
+            raise MissingInputError(f"Expected states of {model_id} at {until} from the bags as they are, found none; run `lurm update-states`.")
+        return self._pinned("user_states").where(**scope)
+
     def _pinned(self, table: str) -> Snapshot:
         if table not in self.pins:
             self.pins[table] = self.store.snapshot(table)
@@ -118,6 +132,9 @@ class Context:
     def batch_key(self, stage: str, parent: str, inputs: Snapshot) -> str:
         """Run key of an incremental stage: the same inputs for the same parent are the same increment."""
         return self._key(stage, parent, inputs.digest())
+
+    def states_key(self, until: str) -> str:
+        return self._key("update-states", self.trained_model_id(), until, self.closed_bags(until).digest())
 
     def embed_key(self) -> str:
         return self._key("embed-users", self.trained_model_id(), self.as_of, self.bags().digest())

@@ -148,6 +148,25 @@ BAGS = Table(
     summary="sparse bags of interests: integer counts per user, period and interest",
 )
 
+USER_STATES = Table(
+    "user_states",
+    pa.schema([
+        ("user_id", pa.string()),
+        ("month_state", pa.list_(pa.float32())),  # (M x H,) of the GRU after the last month before `until`; empty without that scale
+        ("year_state", pa.list_(pa.float32())),  # (M x H,) after the last calendar year before that of `until`
+        ("n_events", pa.int64()),
+        ("n_active_months", pa.int32()),
+        ("first_event_at", TIMESTAMP),
+        ("last_event_at", TIMESTAMP),
+        ("model_id", pa.string()),
+        ("until", pa.string()),  # first day of a month: events before it are folded into the state
+        ("bucket", pa.int32()),
+    ]),
+    partition_by=("model_id", "until", "bucket"),
+    sorted_by=("user_id",),
+    summary="a cache: where the GRU stands after the closed months, so that a day costs what the day brings",
+)
+
 USER_EMBEDDINGS = Table(
     "user_embeddings",
     pa.schema([
@@ -181,6 +200,7 @@ RELEASES = Table(
         ("released_at", TIMESTAMP),
         ("current", pa.bool_()),  # whether this move set what readers get when they name no date
         ("reason", pa.string()),
+        ("trained_as_of", pa.string()),  # events before it trained the model; after as_of only where that was allowed. Null in older releases
     ]),
     partition_by=(),
     sorted_by=("epoch",),
@@ -189,6 +209,7 @@ RELEASES = Table(
 
 TABLES = {
     table.name: table
-    for table in (EVENTS, ITEMS, QUARANTINE, SEEN_ITEMS, ITEM_PAIRS, ITEM_EMBEDDINGS, ITEM_INTERESTS, BAGS, USER_EMBEDDINGS, RELEASES)
+    for table in (EVENTS, ITEMS, QUARANTINE, SEEN_ITEMS, ITEM_PAIRS, ITEM_EMBEDDINGS, ITEM_INTERESTS, BAGS, USER_STATES, USER_EMBEDDINGS,
+                  RELEASES)
 }
 SCHEMA_VERSION = 1

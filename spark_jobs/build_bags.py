@@ -34,10 +34,7 @@ def run(context: Context) -> dict:
 def _build_months(context: Context, space_id: str) -> dict:
     store, settings = context.store, context.config.spark
     events, interests = context.events(), context.interests()
-    recipes = {
-        month: fingerprint("bags", space_id, settings.user_buckets, until(month, context.as_of), events.where(month=month).digest())
-        for month in events.values("month")
-    }
+    recipes = _recipes(context, space_id)
     changed = [month for month in recipes if not _is_fresh(context, space_id, month, recipes[month], interests.digest())]
     if not changed:
         return {"skipped": "nothing changed"}
@@ -54,7 +51,7 @@ def _build_months(context: Context, space_id: str) -> dict:
         )
         seen = Observation("unassigned")
         without = [F.sum(F.when(F.col("interest_id").isNull() & (F.col("month") == month), F.col("count"))).alias(month) for month in changed]
-        counts = counts.observe(seen, *without)
+        counts = counts.observe(seen, *without, F.sum(F.when(F.col("interest_id").isNotNull(), F.col("count"))).alias("assigned"))
         period_end = F.date_format(F.add_months(F.to_date(F.concat("month", F.lit("-01"))), 1), "yyyy-MM-dd")
         frame = counts.select(
             "user_id", "interest_id", "count", "first_event_at", "last_event_at",
@@ -66,7 +63,7 @@ def _build_months(context: Context, space_id: str) -> dict:
             transform=lambda batches: pack_counts(batches, KEYS), order=["user_id", "interest_id"],
         )
         unassigned = {month: int(seen.get[month] or 0) for month in changed}
-    if not files and len(changed) == len(recipes):
+    if not seen.get["assigned"] and len(changed) == len(recipes):
         raise InputError(f"Expected events before {context.as_of} of items that have an interest, found none; check that the item ids of events "
                          "and items are the same.")
     # A month without a usable event is one file without rows, or nobody could tell that it has been counted.
@@ -78,6 +75,20 @@ def _build_months(context: Context, space_id: str) -> dict:
     figures = {"periods": periods, "rows": sum(file.rows for file in files), "unassigned_events": sum(unassigned.values())}
     _commit(context, space_id, MONTH, changed, run_key, files, figures)
     return {"periods": len(changed), "rows": figures["rows"], "unassigned_events": figures["unassigned_events"]}
+
+
+def stale_months(context: Context) -> list[str]:
+    """Months before as_of whose bags are not those of their events and interests as they are now: what this stage would count again."""
+    space_id, interests = context.space_id(), context.interests().digest()
+    return [month for month, recipe in _recipes(context, space_id).items() if not _is_fresh(context, space_id, month, recipe, interests)]
+
+
+def _recipes(context: Context, space_id: str) -> dict[str, str]:
+    events, n_buckets = context.events(), context.config.spark.user_buckets
+    return {
+        month: fingerprint("bags", space_id, n_buckets, until(month, context.as_of), events.where(month=month).digest())
+        for month in events.values("month")
+    }
 
 
 def _build_years(context: Context, space_id: str) -> dict:
@@ -94,7 +105,7 @@ def _build_years(context: Context, space_id: str) -> dict:
         for year in changed for bucket in by_year[year].values("bucket")
     ]
 
-    def produce(task: dict):
+    def produce(task: dict, counted):
         import pyarrow as pa
 
         part: Snapshot = by_year[task["period"]].where(bucket=task["bucket"])

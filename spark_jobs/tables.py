@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from pyspark.errors import PythonException
@@ -15,6 +16,8 @@ from lurm.manifest import DataFile, Snapshot
 from lurm.schema import Table
 from lurm.staging import STAGED, PartitionWriter, read_files, staged_rows
 from lurm.store import Store
+
+COUNTED = "counted"  # in place of a path: a row of figures, not of a file
 
 
 def read_table(spark: SparkSession, store: Store, snapshot: Snapshot) -> DataFrame:
@@ -79,11 +82,12 @@ def stage_frame(
 def stage_tasks(
     spark: SparkSession, tasks: Sequence[Mapping[str, str]], produce: Callable, store: Store, table: Table, run_key: str, *,
     rows_per_file: int, keys: Sequence[str] = (), partition: Mapping[str, str] | None = None, resources=None,
+    totals: Counter | None = None,
 ) -> list[DataFile]:
-    """Run `produce(task)`, which yields Arrow batches of `table` (with the `keys` as columns), once per task on the executors.
+    """Run `produce(task, counted)`, which yields Arrow batches of `table` (with the `keys` as columns), once per task on the executors.
 
-    For work whose input lies in one bucket's files already, so that nothing has to be shuffled: a task is a mapping of text, sent as
-    JSON. Returns the description of the staged files.
+    For work whose input lies in one bucket's files already, so that nothing has to be shuffled: a task is plain data, sent as JSON. What
+    a task adds to its Counter `counted` is summed over all tasks into `totals`. Returns the description of the staged files.
     """
     if not tasks:
         return []
@@ -92,11 +96,17 @@ def stage_tasks(
     def work(batches):
         for batch in batches:
             for text in batch.column(0).to_pylist():
+                counted = Counter()
                 writer = PartitionWriter(store, table, run_key, keys, fixed, rows_per_file)
-                yield from staged_rows(writer.write(produce(json.loads(text))))
+                yield from staged_rows(writer.write(produce(json.loads(text), counted)))
+                yield from staged_rows([DataFile(COUNTED, 0, 0, "", dict(counted))])
 
     listing = spark.sparkContext.parallelize([(json.dumps(task),) for task in tasks], len(tasks)).toDF("task string")
-    return _collect(listing.mapInArrow(work, from_arrow_schema(STAGED), profile=resources))
+    files = _collect(listing.mapInArrow(work, from_arrow_schema(STAGED), profile=resources))
+    for file in files:
+        if file.path == COUNTED and totals is not None:
+            totals.update(file.partition)
+    return [file for file in files if file.path != COUNTED]
 
 
 def _collect(frame: DataFrame) -> list[DataFile]:
@@ -105,7 +115,8 @@ def _collect(frame: DataFrame) -> list[DataFile]:
     except PythonException as error:
         raise _of_worker(error) from None
     files = [DataFile(row.path, row.size, row.rows, row.sha256, json.loads(row.partition), row.first_key, row.last_key) for row in rows]
-    return sorted({file.path: file for file in files}.values(), key=lambda file: file.path)
+    once = {(file.path, "" if file.path != COUNTED else place): file for place, file in enumerate(files)}
+    return [once[name] for name in sorted(once, key=str)]
 
 
 def _of_worker(error: PythonException) -> Exception:

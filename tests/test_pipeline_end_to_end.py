@@ -181,10 +181,12 @@ PARENTS = {
     "assign-interests": ("artifacts/spaces", "run the stage that trains it"),
     "build-bags": ("tables/item_interests", "run `lurm assign-interests`"),
     "train-smen": ("tables/bags", "run `lurm build-bags`"),
-    "embed-users": ("artifacts/models", "run the stage that trains it"),
+    "update-states": ("artifacts/models", "run the stage that trains it"),
+    "embed-users": ("tables/user_states", "run `lurm update-states`"),
     "publish": ("manifests/user_embeddings", "run `lurm embed-users`"),
 }
-OWN = {"train-item-encoder": "artifacts/encoders", "fit-interests": "artifacts/spaces", "train-smen": "artifacts/models"}
+OWN = {"embed-users": "manifests/user_embeddings", "train-item-encoder": "artifacts/encoders",
+       "fit-interests": "artifacts/spaces", "train-smen": "artifacts/models"}
 
 
 @pytest.mark.parametrize("stage", STAGE_NAMES)

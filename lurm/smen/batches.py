@@ -73,6 +73,11 @@ def stored_year_bags(years: Lives, grid_start: int, end: int) -> SparseBags:
     return _on_grid(years, years.periods - first, ends - first)
 
 
+def one_step(lives: Lives) -> SparseBags:
+    """Bags of a single step of the grid: everything a user has in `lives`, summed."""
+    return _on_grid(lives, np.zeros(len(lives.periods), np.int64), np.ones(lives.n_users, np.int64))
+
+
 def select_rows(lives: Lives, users: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Lives:
     """Lives of W windows: window w is rows starts[w]:stops[w] of user users[w]; a user may be taken many times."""
     lengths = stops - starts

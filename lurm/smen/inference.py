@@ -55,7 +55,7 @@ def embed(
     alpha = smen.anchor_weights(torch.arange(smen.n_interests, device=device))  # (D, M), the same for all users
     result = np.empty((len(months.user_ids), smen.n_anchors * smen.dim), dtype=np.float32)
     budget = PERIODS_PER_BATCH[torch.device(device).type] * 1_280 // (smen.n_anchors * smen.dim)
-    for users in _batches(months, end_month, batch_size, max(1, budget)):
+    for users in batches_of_users(months, end_month, batch_size, max(1, budget)):
         part, ends = months.take(users), np.full(len(users), end_month)
         bags: dict = {MONTH: None, YEAR: None}
         if MONTH in smen.scales:
@@ -68,7 +68,7 @@ def embed(
     return result
 
 
-def _batches(months: Lives, end_month: int, batch_size: int, budget: int) -> list[np.ndarray]:
+def batches_of_users(months: Lives, end_month: int, batch_size: int, budget: int) -> list[np.ndarray]:
     """Positions of users in batches: by first active month, at most batch_size users and `budget` user-periods each."""
     first = np.full(len(months.user_ids), end_month, dtype=np.int64)
     active = np.flatnonzero(np.diff(months.row_offsets))

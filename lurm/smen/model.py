@@ -47,8 +47,14 @@ class SMEN(nn.Module):
         states = {}
         for scale, bags in ((MONTH, months), (YEAR, years)):
             if scale in self.scales:
-                gru = self.gru if self.shared_gru or scale == MONTH or len(self.scales) == 1 else self.year_gru
-                states[scale] = last_states(gru, self.bag_embedding(bags, alpha), bags)
+                states[scale] = last_states(self.gru_of(scale), self.bag_embedding(bags, alpha), bags)
+        return self.fuse(states)
+
+    def gru_of(self, scale: str) -> nn.GRU:
+        return self.gru if self.shared_gru or scale == MONTH or len(self.scales) == 1 else self.year_gru
+
+    def fuse(self, states: dict[str, torch.Tensor]) -> torch.Tensor:
+        """User embeddings (B, M, H) from the last states (B, M, H) of each scale (eq. 7)."""
         if len(states) == 1:
             return next(iter(states.values()))
         share = torch.sigmoid(self.gate(torch.cat([states[MONTH], states[YEAR]], dim=2)))

@@ -12,6 +12,8 @@ from torch import nn
 
 from lurm.smen.batches import SparseBags
 
+FEWEST_ROWS = 16  # of a matrix product, see _affine
+
 
 def last_states(gru: nn.GRU, inputs: torch.Tensor, bags: SparseBags) -> torch.Tensor:
     """State of the GRU after the last period of every user's grid, for each anchor by itself: (B, M, H) float32.
@@ -24,7 +26,7 @@ def last_states(gru: nn.GRU, inputs: torch.Tensor, bags: SparseBags) -> torch.Te
     first.scatter_reduce_(0, bags.users, bags.steps, "amin")
     remaining = bags.n_steps - first  # periods from the first non-empty one to the end
     with torch.autocast(device.type, enabled=False):  # long recurrences stay in float32
-        silent = _states_of_silence(gru, int(first.max()) if n_users else 0)
+        silent = states_of_silence(gru, int(first.max()) if n_users else 0)
         states = nn.functional.embedding(first, silent)[:, None].expand(-1, n_anchors, -1)
         by_length = torch.argsort(remaining, descending=True, stable=True)
         active = by_length[: int((remaining > 0).sum())]
@@ -42,12 +44,22 @@ def last_states(gru: nn.GRU, inputs: torch.Tensor, bags: SparseBags) -> torch.Te
         return states.index_copy(0, active, last.view(-1, n_anchors, dim))
 
 
-def _states_of_silence(gru: nn.GRU, n_steps: int) -> torch.Tensor:
+def states_of_silence(gru: nn.GRU, n_steps: int) -> torch.Tensor:
     """(n_steps + 1, H): row k is the state after k zero inputs."""
     start = gru.weight_hh_l0.new_zeros(1, gru.hidden_size)
     if n_steps == 0:
         return start
-    return torch.cat([start, gru(start.new_zeros(1, n_steps, gru.input_size))[0][0]])
+    if torch.is_grad_enabled():
+        return torch.cat([start, gru(start.new_zeros(1, n_steps, gru.input_size))[0][0]])
+    states = [start]  # step by step, so that row k is the same number however many rows are asked for
+    for _ in range(n_steps):
+        states.append(next_states(gru, start.new_zeros(1, gru.input_size), states[-1]))
+    return torch.cat(states)
+
+
+def next_states(gru: nn.GRU, inputs: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """One step of S sequences: inputs (S, H) and states (S, H) give the states after it, (S, H) float32; for inference."""
+    return _forward(inputs, states, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0, [len(inputs)])
 
 
 def _recur(gru: nn.GRU, inputs: torch.Tensor, start: torch.Tensor, sizes: list[int]) -> torch.Tensor:
@@ -103,8 +115,8 @@ def _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, sizes,
     for size in sizes:
         now = slice(first, first + size)
         gates = saved[0][now] if saved else inputs.new_empty(size, 3 * dim)
-        torch.addmm(bias_in, inputs[now], weight_in.T, out=gates)
-        of_state = torch.addmm(bias_state, state[:size], weight_state.T)
+        _affine(bias_in, inputs[now], weight_in, gates)
+        of_state = _affine(bias_state, state[:size], weight_state, gates.new_empty(size, 3 * dim))
         both = gates[:, : 2 * dim]
         both.add_(of_state[:, : 2 * dim]).sigmoid_()
         reset, update, candidate = gates.split(dim, dim=1)
@@ -115,3 +127,12 @@ def _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, sizes,
         state[:size] = torch.lerp(candidate, state[:size], update)
         first += size
     return state
+
+
+def _affine(bias: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """rows @ weight.T + bias. Few rows are padded: a product of 1 to 6 rows takes another kernel on a CPU, which rounds differently, and a
+    state must not depend on how many users were advanced together."""
+    if len(rows) >= FEWEST_ROWS:
+        return torch.addmm(bias, rows, weight.T, out=out)
+    padded = nn.functional.pad(rows, (0, 0, 0, FEWEST_ROWS - len(rows)))
+    return out.copy_(torch.addmm(bias, padded, weight.T)[: len(rows)])

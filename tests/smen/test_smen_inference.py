@@ -58,7 +58,7 @@ def test_long_lives_are_cut_into_smaller_batches(smen, monkeypatch):
     lives = random_lives(23)
     expected = embed(smen, INFO, lives, None, END)
     monkeypatch.setitem(inference.PERIODS_PER_BATCH, "cpu", 1)  # 1 x 1280 / 24 = 53 user-periods
-    assert len(inference._batches(lives, END, 1_000, 53)) > 5
+    assert len(inference.batches_of_users(lives, END, 1_000, 53)) > 5
     assert np.abs(embed(smen, INFO, lives, None, END) - expected).max() < 1e-5
 
 

@@ -1,0 +1,104 @@
+"""A life cut at any month and taken up again is the whole life, to the bit."""
+
+import numpy as np
+import pytest
+import torch
+from test_smen_inference import random_lives
+
+from lurm.bag_of_interests import Lives, add_counts
+from lurm.periods import month_name
+from lurm.schema import MONTH, YEAR
+from lurm.smen import SMEN
+from lurm.smen.inference import embed
+from lurm.smen.states import advance, can_keep_states, finish, fold, open_month, silence
+
+GRID = 600  # 2020-01
+INFO = {"grid_start": GRID, "year_blocks": "calendar", "scales": ["month", "year"]}
+
+
+def model(scales=(MONTH, YEAR), shared=True) -> SMEN:
+    smen = SMEN(25, n_anchors=10, dim=16, scales=scales, shared_gru=shared)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in smen.parameters():
+            weight += 0.2 * torch.randn(weight.shape, generator=generator)
+    return smen.eval().requires_grad_(False)
+
+
+def years_of(months: Lives) -> Lives:
+    users = np.repeat(np.arange(months.n_users), np.diff(months.row_offsets))
+    cells = np.diff(months.offsets)
+    years = add_counts(np.repeat(users, cells), np.repeat(months.periods // 12, cells), months.interest_ids, months.counts)
+    present = years.user_ids.astype(np.int64)
+    offsets = np.zeros(months.n_users + 1, np.int64)
+    offsets[present + 1] = np.diff(years.row_offsets)
+    return Lives(months.user_ids, offsets.cumsum(), years.periods, years.offsets, years.interest_ids, years.counts)
+
+
+def between(lives: Lives, start: int, stop: int) -> Lives:
+    """The rows of periods in [start, stop)."""
+    rows = np.flatnonzero((lives.periods >= start) & (lives.periods < stop))
+    owners = np.repeat(np.arange(lives.n_users), np.diff(lives.row_offsets))[rows]
+    cells = np.concatenate([np.arange(lives.offsets[row], lives.offsets[row + 1]) for row in rows] or [np.zeros(0, np.int64)])
+    offsets = np.concatenate([[0], np.diff(lives.offsets)[rows].cumsum()]).astype(np.int64)
+    return Lives(lives.user_ids, np.searchsorted(owners, np.arange(lives.n_users + 1)), lives.periods[rows], offsets,
+                 lives.interest_ids[cells], lives.counts[cells])
+
+
+def whole_and_cut(smen: SMEN, months: Lives, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings at month number `end`, from whole lives and from states at the open month."""
+    info, alpha = INFO | {"scales": list(smen.scales)}, smen.anchor_weights(torch.arange(25))
+    cut, year = end - 1, (end - 1) // 12
+    closed_years = years_of(between(months, 0, year * 12))
+    open_years = years_of(between(months, 0 if year == GRID // 12 else year * 12, end))
+    states = fold(smen, info, between(months, 0, cut), closed_years, f"{month_name(cut)}-01", alpha)
+    cut_off = finish(smen, states, {MONTH: between(months, cut, end), YEAR: open_years}, alpha)
+    return embed(smen, info, months, years_of(between(months, 0, end)), end), cut_off
+
+
+@pytest.mark.parametrize("end", [602, 611, 612, 613, 624, 636, 641])  # in the first year, at the ends of years and after them
+@pytest.mark.parametrize(("scales", "shared"), [((MONTH, YEAR), True), ((MONTH, YEAR), False), ((MONTH,), True), ((YEAR,), True)])
+def test_a_life_cut_at_the_open_month_is_the_whole_life(end, scales, shared):
+    whole, cut_off = whole_and_cut(model(scales, shared), random_lives(40), end)
+    assert np.array_equal(whole, cut_off) and np.isfinite(whole).all()
+
+
+@pytest.mark.parametrize("n_users", [1, 2, 7])
+def test_few_users_are_rounded_like_many(n_users):
+    smen, lives = model(), random_lives(40)
+    whole, _ = whole_and_cut(smen, lives, 636)
+    chosen = np.arange(3, 3 + n_users)
+    _, few = whole_and_cut(smen, lives.take(chosen), 636)
+    assert np.array_equal(few, whole[chosen])
+
+
+def test_advancing_month_by_month_is_folding():
+    smen, lives = model(), random_lives(40)
+    alpha = smen.anchor_weights(torch.arange(25))
+    states = fold(smen, INFO, between(lives, 0, 605), years_of(between(lives, 0, 600)), f"{month_name(605)}-01", alpha)
+    for number in range(605, 640):
+        states[MONTH] = advance(smen, MONTH, states[MONTH], between(lives, number, number + 1), alpha)
+        if (number + 1) % 12 == 0:  # the first year of the grid takes what came before it
+            start = 0 if number // 12 == GRID // 12 else number - 11
+            states[YEAR] = advance(smen, YEAR, states[YEAR], years_of(between(lives, start, number + 1)), alpha)
+    folded = fold(smen, INFO, between(lives, 0, 640), years_of(between(lives, 0, 636)), f"{month_name(640)}-01", alpha)
+    assert np.array_equal(states[MONTH], folded[MONTH]) and np.array_equal(states[YEAR], folded[YEAR])
+
+
+def test_silence_is_the_state_of_a_user_without_events():
+    smen, lives = model(), random_lives(2)
+    nobody, alpha = between(lives, 0, 0), smen.anchor_weights(torch.arange(25))
+    states = fold(smen, INFO, nobody, nobody, "2022-03-01", alpha)
+    for scale, row in silence(smen, INFO, "2022-03-01").items():
+        assert np.array_equal(states[scale], np.tile(row, (2, 1))) and np.abs(row).max() > 0
+
+
+@pytest.mark.parametrize(("as_of", "month"), [("2022-01-01", "2021-12"), ("2022-01-02", "2022-01"), ("2022-02-01", "2022-01")])
+def test_the_open_month(as_of, month):
+    assert open_month(as_of) == month
+
+
+def test_who_can_keep_states():
+    assert can_keep_states(INFO, "2020-02-02") and not can_keep_states(INFO, "2020-02-01") and not can_keep_states(INFO, "2019-05-01")
+    assert not can_keep_states(INFO | {"year_blocks": "rolling"}, "2021-01-01")
+    assert can_keep_states(INFO | {"year_blocks": "rolling", "scales": ["month"]}, "2021-01-01")
