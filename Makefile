@@ -1,14 +1,17 @@
-# Two commands do everything, set-up included: `make demo` and `make test`.
+# Three commands do everything, set-up included: `make demo`, `make airflow` and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 AIRFLOW_READY := $(VENV)/.installed-airflow
 
-.PHONY: demo test test-quick lint bench clean
+.PHONY: demo airflow test test-quick lint bench clean
 
 demo: $(READY)
 	@$(BIN)/lurm demo --directory demo
+
+airflow: $(AIRFLOW_READY) java
+	@$(BIN)/python docker/standalone.py
 
 test: $(AIRFLOW_READY) java
 	@$(BIN)/python -m pytest
@@ -43,4 +46,4 @@ $(AIRFLOW_READY): requirements-airflow.txt $(READY)
 	@touch $@
 
 clean:
-	rm -rf demo $(VENV) build *.egg-info
+	rm -rf demo .airflow $(VENV) build *.egg-info

@@ -4,13 +4,12 @@ Exit code 0 on success; 2 with one sentence on stderr for anything the user can 
 """
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from lurm import __version__
-from lurm.commands import demo, inspecting, reading, releasing, running
+from lurm import __version__, logs
+from lurm.commands import backfilling, checking, demo, inspecting, reading, recording, releasing, running
 from lurm.errors import LurmError
 
 EXAMPLES = """examples:
@@ -24,15 +23,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `lurm`; returns the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("lurm").setLevel(logging.WARNING if getattr(options, "quiet", False) else logging.INFO)
+    chosen = getattr(options, "log_format", None)
     try:
+        logs.configure(chosen, getattr(options, "quiet", False))
         return options.command(options) or 0
     except LurmError as error:
-        print(f"lurm: {error}", file=sys.stderr)
+        print(logs.error_line(str(error), chosen), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("lurm: interrupted; run the same command again to go on from the last finished stage.", file=sys.stderr)
+        sentence = "interrupted; run the same command again to go on from the last finished stage."
+        print(logs.error_line(sentence, chosen), file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lurm {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for subject in (running, inspecting, reading, releasing, demo):
+    for subject in (running, backfilling, inspecting, recording, checking, reading, releasing, demo):
         subject.add(commands)
     return parser
 

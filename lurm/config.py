@@ -154,11 +154,63 @@ class EmbedSettings:
 
 @dataclass(frozen=True)
 class PublishSettings:
-    """The quality gate's limits and the release."""
+    """The release of what passed the quality gate."""
 
-    max_zero_share: float = 0.01
-    min_users: int = 1
     release: bool = True
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Limits of the quality gate before publishing (lurm.checks); two of one kind are where it warns and where it blocks."""
+
+    min_users: int = 1
+    max_zero_share: float = 0.01
+    min_coverage: float = 0.5  # users embedded, of those with events
+    usual_coverage: float = 0.9
+    max_mean_cosine: float = 0.98  # of two users
+    min_effective_rank: float = 1.5
+    min_anchor_share: float = 0.001  # mean norm of the weakest anchor over that of all
+    min_interests_used: float = 0.05
+    min_user_ratio: float = 0.7  # the rest is measured against the release
+    max_user_ratio: float = 3.0
+    max_lost_users: float = 0.2
+    usual_lost_users: float = 0.01
+    min_same_user_cosine: float = 0.5  # under one model; a month of the demo has 0.98, half a year 0.94
+    usual_same_user_cosine: float = 0.8
+    max_mean_shift: float = 0.5  # in spreads of the released vectors
+    usual_mean_shift: float = 0.25
+    min_norm_ratio: float = 0.5
+    max_norm_ratio: float = 2.0
+    min_overlap: float = 0.1  # of the ten nearest users; a month of the demo keeps 0.8 of them
+    usual_overlap: float = 0.4
+    usual_new_model_overlap: float = 0.05
+    sampled_users: int = 2_000  # by hash: the same users are compared in every version
+    min_compared_users: int = 100  # fewer say nothing about drift, collapse or a month
+    severities: dict[str, str] = field(default_factory=dict)  # of a check by name, where it is to be another: block, warn, info, off
+
+
+@dataclass(frozen=True)
+class InputGateSettings:
+    """Limits of the gate on the log and the catalogue (lurm.checks)."""
+
+    max_unknown_share: float = 0.9  # recent events whose item the catalogue lacks: above it the catalogue is another one
+    usual_unknown_share: float = 0.2
+    max_quarantined_share: float = 0.5
+    usual_quarantined_share: float = 0.05
+    max_future_share: float = 0.001
+    max_days_since_last_event: float = 7.0
+    min_volume: float = 0.3  # of a day or a week, over what is usual
+    max_volume: float = 3.0
+    max_duplicate_share: float = 0.2
+    min_events: int = 100  # in the month, week or day that is compared with; fewer say nothing
+    severities: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """What the operators of the service want to know; no result depends on it."""
+
+    price_per_core_hour: float = 0.0  # in any currency; 0 leaves the price out of the run records
 
 
 @dataclass(frozen=True)
@@ -174,7 +226,10 @@ class Config:
     interests: InterestsSettings = field(default_factory=InterestsSettings)
     smen: SmenSettings = field(default_factory=SmenSettings)
     embed: EmbedSettings = field(default_factory=EmbedSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    input_gate: InputGateSettings = field(default_factory=InputGateSettings)
     publish: PublishSettings = field(default_factory=PublishSettings)
+    service: ServiceSettings = field(default_factory=ServiceSettings)
 
 
 def load_config(path: str | None = None, overrides: typing.Sequence[str] = ()) -> Config:

@@ -31,12 +31,18 @@ class EmbeddingTable:
         self.n_users: int = release["n_users"]
         self.epoch: int = release["epoch"]
         self.version: int = release["table_version"]
+        self.trained_as_of: str | None = release["trained_as_of"]  # the model has seen events before this date; None where it was not kept
 
     def __repr__(self) -> str:
         return f"EmbeddingTable(as_of={self.as_of}, model_id={self.model_id}, {self.n_users} users x {self.n_anchors} anchors x {self.dim})"
 
     def __len__(self) -> int:
         return self.n_users
+
+    @property
+    def future_model(self) -> bool:
+        """Whether the model was trained on events at or after as_of: such vectors must not be used to predict what it has seen."""
+        return (self.trained_as_of or "") > self.as_of
 
     def vectors(self, user_ids: Sequence[str], absent: str = "error") -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Embeddings of some users, (n, n_anchors * dim) float32, rows in the order asked; a user may be asked more than once.

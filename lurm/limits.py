@@ -4,10 +4,12 @@ In: the tree of settings as plain data. A path of the table is `section.field`, 
 Limits that tie two settings together stand at the end.
 """
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lurm.checks import BY_SECTION, SEVERITIES, Check
 from lurm.errors import ConfigError
 
 
@@ -116,8 +118,40 @@ LIMITS = {
     "*.processes": COUNT,
     "*.device": Choice(("auto", "cpu", "cuda")),
     "*.precision": Choice(("auto", "float32", "bfloat16")),
-    "publish.max_zero_share": SHARE,
-    "publish.min_users": COUNT,
+    "gate.min_users": COUNT,
+    "gate.max_zero_share": SHARE,
+    "gate.min_coverage": SHARE,
+    "gate.usual_coverage": SHARE,
+    "gate.max_mean_cosine": SHARE,
+    "gate.min_effective_rank": Range(0),
+    "gate.min_anchor_share": SHARE,
+    "gate.min_interests_used": SHARE,
+    "gate.min_user_ratio": Range(0),
+    "gate.max_user_ratio": POSITIVE,
+    "gate.max_lost_users": SHARE,
+    "gate.usual_lost_users": SHARE,
+    "gate.min_same_user_cosine": Range(-1, 1),
+    "gate.usual_same_user_cosine": Range(-1, 1),
+    "gate.max_mean_shift": Range(0),
+    "gate.usual_mean_shift": Range(0),
+    "gate.min_norm_ratio": Range(0),
+    "gate.max_norm_ratio": POSITIVE,
+    "gate.min_overlap": SHARE,
+    "gate.usual_overlap": SHARE,
+    "gate.usual_new_model_overlap": SHARE,
+    "gate.sampled_users": Range(2),
+    "gate.min_compared_users": Range(12),  # ten neighbours, the user, and one that is none
+    "input_gate.max_unknown_share": SHARE,
+    "input_gate.usual_unknown_share": SHARE,
+    "input_gate.max_quarantined_share": SHARE,
+    "input_gate.usual_quarantined_share": SHARE,
+    "input_gate.max_future_share": SHARE,
+    "input_gate.max_days_since_last_event": Range(0),
+    "input_gate.min_volume": Range(0),
+    "input_gate.max_volume": POSITIVE,
+    "input_gate.max_duplicate_share": SHARE,
+    "input_gate.min_events": COUNT,
+    "service.price_per_core_hour": Range(0),
 }
 
 
@@ -141,3 +175,18 @@ def check_limits(tree: Mapping) -> None:
             f"Setting 'smen.start_from_centroids' expects encoder.dim and smen.dim to be equal, got {encoder_dim} and {smen_dim}; make them equal "
             "or set smen.start_from_centroids=false."
         )
+    for section, checks in BY_SECTION.items():
+        known = {check.name: check for check in checks}
+        for name, severity in tree[section]["severities"].items():
+            _check_severity(f"{section}.severities.{name}", severity, known.get(name), sorted(known))
+
+
+def _check_severity(setting: str, severity: str, check: Check | None, known: list[str]) -> None:
+    if check is None:
+        near = difflib.get_close_matches(setting.rpartition(".")[2], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}."
+        raise ConfigError(f"Setting {setting!r} names no check of the gate; {hint}")
+    if check.contract:
+        raise ConfigError(f"Setting {setting!r} expects a check with a limit, this one holds what readers are promised and always blocks; remove it.")
+    if severity not in SEVERITIES:
+        raise ConfigError(f"Setting {setting!r} expects {Choice(SEVERITIES)}, got {severity!r}; mend its value.")

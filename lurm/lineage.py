@@ -33,19 +33,20 @@ class Context:
     spark: Callable | None = field(default=None, compare=False)
     pins: dict[str, Snapshot] = field(default_factory=dict, compare=False)
     allow_future_model: bool = False  # let a pinned model be one that has seen events at or after as_of; the table then says so
+    force_reason: str | None = None  # publish in spite of blocking limits, and keep this reason
 
     # ---- inputs, pinned --------------------------------------------------------------------------------------------------------
 
     def events(self) -> Snapshot:
         """The months of the log that have instants before as_of; readers must still cut the last one at as_of."""
-        snapshot = self._pinned("events").where(month=lambda month: starts_before(month, self.as_of))
+        snapshot = self.pinned("events").where(month=lambda month: starts_before(month, self.as_of))
         if not snapshot.files:
             raise MissingInputError(f"Expected events before {self.as_of} in {self.store.uri}, found none; run `lurm ingest`, or choose a "
                                     "later --as-of.")
         return snapshot
 
     def items(self) -> Snapshot:
-        snapshot = self._pinned("items")
+        snapshot = self.pinned("items")
         if not snapshot.files:
             raise MissingInputError(f"Expected a catalogue in {self.store.uri}, found none; run `lurm ingest` with items.path set.")
         return snapshot
@@ -57,26 +58,26 @@ class Context:
         """item_pairs or seen_items of this as_of, as build-pairs of this configuration wrote them."""
         if not self.store.committed(table, self.pairs_key(), ({"as_of": self.as_of},)):
             raise MissingInputError(f"Expected {table} of {self.as_of} for this configuration, found none; run `lurm build-pairs`.")
-        return self._pinned(table).where(as_of=self.as_of)
+        return self.pinned(table).where(as_of=self.as_of)
 
     def embeddings(self) -> Snapshot:
-        snapshot = self._pinned("item_embeddings").where(encoder_id=self.encoder_id())
+        snapshot = self.pinned("item_embeddings").where(encoder_id=self.encoder_id())
         if not snapshot.files:
             raise MissingInputError(f"Expected item embeddings of encoder {self.encoder_id()}, found none; run `lurm encode-items`.")
         return snapshot
 
     def interests(self) -> Snapshot:
-        snapshot = self._pinned("item_interests").where(space_id=self.space_id())
+        snapshot = self.pinned("item_interests").where(space_id=self.space_id())
         if not snapshot.files:
             raise MissingInputError(f"Expected items assigned in space {self.space_id()}, found none; run `lurm assign-interests`.")
         return snapshot
 
-    def bags(self) -> Snapshot:
+    def bags(self, with_years: bool = True) -> Snapshot:
         """The bags, months and years, that count exactly the events before as_of.
 
         A month that was counted and found empty is a file without rows: it says that the month is done, and is no part of the result.
         """
-        snapshot = self._pinned("bags").where(
+        snapshot = self.pinned("bags").where(
             space_id=self.space_id(), period=lambda period: starts_before(period, self.as_of)
         )
         files = [file for file in snapshot.files if file.partition["until"] == until(file.partition["period"], self.as_of)]
@@ -87,6 +88,9 @@ class Context:
                                     f"{missing[0]}; run `lurm build-bags`.")
         months = {file.partition["period"] for file in files if file.rows} & expected  # what has left the log counts no more
         periods = months | {month[:4] for month in months}
+        if with_years and not periods <= found:  # a later date has closed the year: months alone would be embedded as if there were no years
+            raise MissingInputError(f"Expected bags of the year {min(periods - found)} before {self.as_of} in space {self.space_id()}, found none; "
+                                    "run `lurm build-bags`.")
         return Snapshot(snapshot.table, snapshot.version, tuple(file for file in files if file.rows and file.partition["period"] in periods),
                         snapshot.root)
 
@@ -99,12 +103,13 @@ class Context:
         model_id = self.trained_model_id()
         scope = {"model_id": model_id, "until": until}
         if not self.closed_bags(until).files:  # everybody is new
-            return self._pinned("user_states").where(model_id="")
+            return self.pinned("user_states").where(model_id="")
         if not self.store.committed("user_states", self.states_key(until), (scope,)):
             raise MissingInputError(f"Expected states of {model_id} at {until} from the bags as they are, found none; run `lurm update-states`.")
-        return self._pinned("user_states").where(**scope)
+        return self.pinned("user_states").where(**scope)
 
-    def _pinned(self, table: str) -> Snapshot:
+    def pinned(self, table: str) -> Snapshot:
+        """A table at the version at which this call looked at it first."""
         if table not in self.pins:
             self.pins[table] = self.store.snapshot(table)
         return self.pins[table]

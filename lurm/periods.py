@@ -3,6 +3,7 @@
 A month is called YYYY-MM and numbered by the months since 1970-01; a year is called YYYY and numbered by the years since 1970.
 """
 
+from collections.abc import Mapping
 from datetime import date
 
 from lurm.errors import ConfigError
@@ -45,3 +46,20 @@ def until(period: str, as_of: str) -> str:
     else:
         end = f"{month_name(month_number(period) + 1)}-01"
     return min(end, as_of)
+
+
+def empty_months(counts: Mapping[str, int], as_of: str, fewest: int, window: int = 12) -> list[str]:
+    """Closed months in which nothing happened, although life went on: holes that a failed export leaves.
+
+    `counts` says how much every month (YYYY-MM) holds, `window` how many closed months before `as_of` are looked at. A month counts as
+    a hole if each of the three before it holds `fewest` or more and it is either the last closed month or followed by a month with
+    something. A log that has ended months ago has no holes: it is old, which is another matter.
+    """
+    full = {month_number(month) for month, count in counts.items() if count > 0}
+    months = range(month_number(as_of) - window, month_number(as_of))
+    newest = max(full, default=-1)
+    return [
+        month_name(month) for month in months
+        if month not in full and (month == months[-1] or month < newest)
+        and all(counts.get(month_name(month - back), 0) >= fewest for back in (1, 2, 3))
+    ]

@@ -26,6 +26,8 @@ class Stage:
 STAGES = (
     Stage("ingest", "spark_jobs.ingest", SPARK, ("the log", "the catalogue"), ("events", "items", "quarantine"), (TRAIN, DAILY),
           "read the log and the catalogue into clean, typed tables; rows that cannot be used are quarantined with the reason"),
+    Stage("audit-inputs", "lurm.input_gate", PYTHON, ("events", "items", "quarantine"), ("audits",), (TRAIN, DAILY),
+          "hold volume, clock, items and duplicates of what was ingested against what is usual; stop if it is certainly wrong"),
     Stage("build-pairs", "spark_jobs.build_pairs", SPARK, ("events", "items"), ("item_pairs", "seen_items"), (TRAIN,),
           "sample positive pairs of items, fairly over users"),
     Stage("train-item-encoder", "lurm.item_encoder.stage", PYTHON, ("item_pairs", "seen_items"), ("artifacts/encoders",), (TRAIN,),

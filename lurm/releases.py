@@ -1,22 +1,25 @@
 """The release pointer: a small table of moves, the last of which says what readers get.
 
-Committing a version of `user_embeddings` changes nothing for readers; moving this pointer does. A move is one appended row with the
-next epoch, accepted only if nobody moved the pointer in between; rolling back is one more move, to an older version.
+Committing a version of `user_embeddings` changes nothing for readers; moving this pointer does. A move is one more row with the next
+epoch, accepted only if nobody moved the pointer in between; rolling back is one more move, to an older version. All moves lie in one
+file, which every move writes anew: whoever opens the table reads one small file, after ten years as on the first day.
 """
 
+import io
+import random
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, Schema
-from deltalake.exceptions import CommitFailedError, DeltaError
 
 from lurm.errors import MissingInputError, StoreError
 from lurm.schema import RELEASES
 from lurm.staging import stage_table
-from lurm.store import COMMIT_ATTEMPTS, Store, add_action
+from lurm.store import COMMIT_ATTEMPTS, Store, actions_of
+
+FORCED = "publish, forced: "  # and why: the reason of a release that the quality gate had blocked
 
 
 def releases(store: Store) -> list[dict]:
@@ -30,24 +33,23 @@ def move_release(store: Store, row: Mapping) -> dict:
     A move to where the pointer already is changes nothing, and a publish of what was the last move of its date changes nothing: a stage
     that runs again must not undo a rollback. Raises StoreError if other writers were always faster.
     """
-    for _ in range(COMMIT_ATTEMPTS):
+    store.check_lease()
+    for attempt in range(COMMIT_ATTEMPTS):
         delta = store.load(RELEASES.name) or store.create(RELEASES)
-        history = _rows(store, store.snapshot(RELEASES.name, delta.version()))
+        before = store.snapshot(RELEASES.name, delta.version())
+        history = _rows(store, before)
         there = _already_there(history, row)
         if there:
             return there
         moved = {**row, "epoch": len(history) + 1, "released_at": datetime.now(UTC)}
+        if _publishes(row):  # asked again on top of the version it is committed to: a later date may have come in between
+            now = _current(history)
+            moved["current"] = row["current"] and (now is None or row["as_of"] >= now["as_of"])
         run_key = f"epoch{moved['epoch']:08d}"
-        staged = stage_table(store, RELEASES, run_key, {}, pa.Table.from_pylist([moved], RELEASES.schema))
-        properties = CommitProperties(custom_metadata={"run_key": run_key}, max_commit_retries=0)
-        try:
-            action = add_action(staged, RELEASES, {}, int(time.time() * 1000))
-            delta.create_write_transaction([action], "append", Schema.from_arrow(RELEASES.schema), commit_properties=properties)
+        staged = stage_table(store, RELEASES, run_key, {}, pa.Table.from_pylist([*history, moved], RELEASES.schema))
+        if store.commit_on(delta, RELEASES, actions_of(before.files, [staged], RELEASES, {}), {"run_key": run_key}) is not None:
             return moved
-        except CommitFailedError:
-            continue
-        except (DeltaError, OSError) as error:
-            raise StoreError(f"Could not move the release pointer ({error}); readers keep the release they have, run publish again.") from None
+        time.sleep(random.uniform(0.02, 0.05) * (attempt + 1))
     raise StoreError("Expected to move the release pointer, other writers were always faster; run publish again.")
 
 
@@ -55,9 +57,19 @@ def released(store: Store, as_of: str | None = None) -> dict | None:
     """What readers get: the current release, or with `as_of` the newest released date that is not after it; None if there is none."""
     history = releases(store)
     if as_of is None:
-        return next((row for row in reversed(history) if row["current"]), None)
+        return _current(history)
     dates = [row["as_of"] for row in history if row["as_of"] <= as_of]
     return next((row for row in reversed(history) if row["as_of"] == max(dates)), None) if dates else None
+
+
+def released_model(history: list[dict], as_of: str) -> str | None:
+    """The model that `released` means for a date, among all moves: that of the release readers follow, if it is not after the date (so a
+    model that was rolled back is not taken up again), else that of the newest release not after it; None if there is none."""
+    now = _current(history)
+    if now is not None and now["as_of"] <= as_of:
+        return now["model_id"]
+    newest = max((row["as_of"] for row in history if row["as_of"] <= as_of), default=None)
+    return next((row["model_id"] for row in reversed(history) if row["as_of"] == newest), None)
 
 
 def rollback(store: Store, epoch: int | None = None, reason: str = "rollback") -> dict:
@@ -81,16 +93,25 @@ def rollback(store: Store, epoch: int | None = None, reason: str = "rollback") -
     return move_release(store, {**target, "current": True, "reason": reason})
 
 
+def _current(history: list[dict]) -> dict | None:
+    return next((row for row in reversed(history) if row["current"]), None)
+
+
+def _publishes(row: Mapping) -> bool:
+    return row["reason"] == "publish" or row["reason"].startswith(FORCED)
+
+
 def _already_there(history: list[dict], row: Mapping) -> dict | None:
     """The earlier move that makes this one needless."""
-    if row["reason"] == "publish":  # a commit that had nothing to do reports the newest version, so the run says what is published
+    if _publishes(row):  # a commit that had nothing to do reports the newest version, so the run says what is published
         last = next((old for old in reversed(history) if old["as_of"] == row["as_of"]), None)
-        ignored = ("current", "table_version", "reason")
+        ignored = ("current", "table_version", "reason", "trained_as_of")
     else:
         last, ignored = (history[-1] if history else None), ()
     return last if last and all(last[name] == value for name, value in row.items() if name not in ignored) else None
 
 
 def _rows(store: Store, snapshot) -> list[dict]:
-    tables = [pq.read_table(uri, filesystem=store.filesystem, partitioning=None) for uri in snapshot.uris()]
-    return sorted((row for table in tables for row in table.to_pylist()), key=lambda row: row["epoch"])
+    tables = [pq.read_table(io.BytesIO(store.read_bytes(uri)), partitioning=None) for uri in snapshot.uris()]
+    blank = dict.fromkeys(RELEASES.schema.names)  # releases written before a column was added lack it
+    return sorted(({**blank, **row} for table in tables for row in table.to_pylist()), key=lambda row: row["epoch"])

@@ -8,16 +8,18 @@ import importlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from lurm import __version__
-from lurm.config import fingerprint, to_dict
+from lurm.lease import lease
 from lurm.lineage import Context
+from lurm.logs import logged_run, logged_stage
 from lurm.memory import PeakMemory
 from lurm.pipeline import BY_NAME, STAGES, Stage
+from lurm.runs import cost, new_record, recorded, versions
 
 log = logging.getLogger("lurm")
 
@@ -39,42 +41,65 @@ class SparkOnDemand:
                 self._session, self._own = jobs.open_session(self._config), True
         return self._session
 
+    def cores(self) -> int:
+        """How many tasks run at once: what the master says in local mode, what the session knows of a cluster, else this machine's cores."""
+        here = os.cpu_count() or 1
+        submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+        if self._config.spark.master.startswith("local") and not submitted:
+            told = re.match(r"local\[(\d+)", self._config.spark.master)
+            return int(told[1]) if told else here
+        return self._session.sparkContext.defaultParallelism if self._session is not None else here
+
     def close(self) -> None:
         if self._own:
             self._session.stop()
         self._session, self._own = None, False
 
 
-def run_stages(context: Context, names: Sequence[str]) -> dict[str, dict]:
-    """Run stages in the order given; returns what each reported, with seconds and peak_mb. Writes runs/<run_id>.json as it goes."""
-    spark = SparkOnDemand(context.config)
-    context = replace(context, spark=spark)
-    started = datetime.now(UTC)
-    run_id = f"{started:%Y%m%dT%H%M%S}-{fingerprint(str(started), list(names))[:6]}"
-    record = {
-        "run_id": run_id, "started_at": started.isoformat(timespec="seconds"), "as_of": context.as_of, "code_version": __version__,
-        "settings": to_dict(context.config), "stages": {},
-    }
-    try:
-        for name in names:
-            figures = run_stage(context, BY_NAME[name])
-            record["stages"][name] = figures
-            text = json.dumps(record, indent=1, default=str)
-            context.store.write_bytes(context.store.path("runs", f"{run_id}.json"), text.encode())
-    finally:
-        spark.close()
+def run_stages(context: Context, names: Sequence[str], command: str = "run", parent: str | None = None,
+               wait_seconds: float = 0.0) -> dict[str, dict]:
+    """Run stages in the order given; returns what each reported, with seconds and peak_mb. Writes runs/<run_id>.json as it goes.
+
+    A session that the context brings is used and left open; otherwise one is opened when a stage asks, and stopped at the end. No other run
+    writes to the warehouse meanwhile: StoreError if one does, and still does after `wait_seconds`.
+    """
+    if int(os.environ.get("RANK", "0")):  # of several processes of one training the first holds the lease for all
+        return _run_stages(context, names, command, parent)
+    with lease(context.store, f"{command} of {context.as_of}", wait_seconds):
+        return _run_stages(context, names, command, parent)
+
+
+def _run_stages(context: Context, names: Sequence[str], command: str, parent: str | None) -> dict[str, dict]:
+    store, spark = context.store, SparkOnDemand(context.config)
+    context = replace(context, spark=context.spark or spark)
+    opened = context.spark if isinstance(context.spark, SparkOnDemand) else spark
+    record = new_record(store, command, context.config, __version__, context.as_of, context.model_id, parent)
+    touched = {name for stage in names for name in (*BY_NAME[stage].reads, *BY_NAME[stage].writes)}
+    record |= {"allow_future_model": context.allow_future_model, "planned": list(names), "versions_before": versions(store, touched)}
+    with logged_run(record["run_id"]), recorded(store, record) as recorder:
+        started = time.monotonic()
+        try:
+            for name in names:
+                recorder.stage_done(name, run_stage(context, BY_NAME[name]))
+            spent = cost(record["stages"], opened.cores(), context.config.service.price_per_core_hour)
+            recorder.write(seconds=round(time.monotonic() - started, 2), cost=spent, versions_after=versions(store, touched))
+        finally:
+            spark.close()
     return record["stages"]
 
 
 def run_stage(context: Context, stage: Stage) -> dict:
     """Run one stage and time it."""
-    log.info("%s: start, as_of %s, reads %s", stage.name, context.as_of, ", ".join(stage.reads))
-    started = time.monotonic()
-    with PeakMemory() as peak:
-        figures = importlib.import_module(_runner(context, stage)).run(replace(context, pins={}))
-    seconds = time.monotonic() - started
-    log.info("%s: done in %.1f s, peak %.0f MB, %s", stage.name, seconds, peak.megabytes, json.dumps(figures, default=str))
-    return {**figures, "seconds": round(seconds, 2), "peak_mb": round(peak.megabytes)}
+    with logged_stage(stage.name):
+        log.info("%s: start, as_of %s, reads %s", stage.name, context.as_of, ", ".join(stage.reads))
+        started = time.monotonic()
+        with PeakMemory() as peak:
+            figures = importlib.import_module(_runner(context, stage)).run(replace(context, pins={}))
+        seconds = time.monotonic() - started
+        told = {**figures, "seconds": round(seconds, 2), "peak_mb": round(peak.megabytes)}
+        log.info("%s: done in %.1f s, peak %.0f MB, %s", stage.name, seconds, peak.megabytes, json.dumps(figures, default=str),
+                 extra={"figures": told})
+    return told
 
 
 def _runner(context: Context, stage: Stage) -> str:

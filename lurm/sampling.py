@@ -1,6 +1,7 @@
 """Seeded choices by hash: the same rows are chosen however they are cut into batches, files or tasks."""
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -20,8 +21,13 @@ def mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def hash_of_text(texts: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) for every text, uniform and the same on every machine; (n,) float64."""
+def hash64_of_text(texts: Iterable[str], seed: int) -> np.ndarray:
+    """64 bits that look random for every text, the same on every machine; (n,) uint64."""
     salt = str(seed).encode()
     digests = b"".join(hashlib.blake2b(str(text).encode(), digest_size=8, key=salt).digest() for text in texts)
-    return np.frombuffer(digests, dtype="<u8") / 2.0**64
+    return np.frombuffer(digests, dtype="<u8")
+
+
+def hash_of_text(texts: Iterable[str], seed: int) -> np.ndarray:
+    """A number in [0, 1) for every text, uniform and the same on every machine; (n,) float64."""
+    return hash64_of_text(texts, seed) / 2.0**64

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs
 import pyarrow.parquet as pq
 
 from lurm.errors import StoreError
@@ -48,8 +47,7 @@ def stage_table(store: Store, table: Table, run_key: str, partition: Mapping[str
     folders = [f"{column}={partition[column]}" for column in table.partition_by if column in partition]
     path = "/".join([*folders, f"{run_key}-{sha256[:16]}.parquet"])
     target = store.path("tables", table.name, *path.split("/"))
-    info = store.filesystem.get_file_info(target)
-    if info.type == pa.fs.FileType.NotFound or info.size != data.size:  # never touch a file that may be live already
+    if store.sizes([target]) != [data.size]:  # never touch a file that may be live already
         store.write_bytes(target, data)
     first_key, last_key = _key_range(table, rows)
     return DataFile(path, data.size, rows.num_rows, sha256, dict(partition), first_key, last_key)

@@ -5,6 +5,7 @@ A warehouse is a folder or an object-store prefix:
     tables/<name>/                 Delta tables; data files are called <run_key>-<digest>.parquet
     manifests/<name>/<run_key>.json  what a run staged, with figures and the versions it read
     artifacts/<kind>/<id>/         trained things: safetensors and JSON
+    tables/lease/                  who may write now: a Delta log without data (lurm.lease)
 
 Writing is always the same four steps: stage plain Parquet files that no reader sees, put their list into a manifest, check the files
 of the manifest, commit once. A commit names the files it adds *and* the files it removes, and is accepted only on top of the version
@@ -14,6 +15,7 @@ it was computed from (compare-and-set), so two writers can never mix and a run t
 import json
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,13 +24,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.fs
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from lurm.errors import StoreError
 from lurm.manifest import DataFile, Manifest, Snapshot
+from lurm.objects import FAILED, KEPT_FOR_EVER, PROPERTIES, Entry, Objects
 from lurm.schema import TABLES, Table
 
 COMMIT_ATTEMPTS = 20
@@ -37,18 +39,11 @@ COMMIT_ATTEMPTS = 20
 class Store:
     """A warehouse; cheap to make, safe to send to executors (it holds only its URI)."""
 
-    def __init__(self, uri: str):
-        if not uri:
-            raise StoreError("Expected a warehouse URI, got nothing; pass --warehouse FOLDER or an object-store URI.")
-        try:
-            address = uri.rstrip("/") if "://" in uri else os.path.abspath(os.path.expanduser(uri))
-            if address.startswith("s3://") and "?" not in address:
-                address += "?allow_delayed_open=true"  # files below a part's size in one PUT, whole or not at all, instead of a multipart upload
-            self.filesystem, self.root = pa.fs.FileSystem.from_uri(address)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise StoreError(f"Expected a folder or an object-store URI as warehouse, got {uri!r} ({error}); mend the URI.") from None
-        self.is_local = isinstance(self.filesystem, pa.fs.LocalFileSystem)
-        self.uri = self.root if self.is_local else uri.rstrip("/")
+    def __init__(self, uri: str, objects: Objects | None = None):
+        self.objects = objects or Objects(uri)
+        self.filesystem, self.root = self.objects.filesystem, self.objects.root
+        self.is_local, self.uri = self.objects.is_local, self.objects.uri
+        self.lease = None  # of this process, while it runs stages; see lurm.lease
 
     def __eq__(self, other) -> bool:
         return isinstance(other, Store) and self.uri == other.uri
@@ -77,26 +72,45 @@ class Store:
         return f"{self.root}/{joined}"
 
     def exists(self, *parts: str) -> bool:
-        return self.filesystem.get_file_info(self.path(*parts)).type != pa.fs.FileType.NotFound
+        return self.sizes([self.path(*parts)])[0] is not None
+
+    def sizes(self, paths: Sequence[str]) -> list[int | None]:
+        """Bytes of each file, None where there is nothing."""
+        try:
+            return self.objects.sizes(paths)
+        except OSError as error:
+            raise _failed("look at", paths[0], error) from None
 
     def write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
         """Write one file so that it is seen whole or not at all."""
         try:
-            if not self.is_local:  # a PUT is atomic
-                with self.filesystem.open_output_stream(path) as stream:
-                    stream.write(data)
-                return
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-            with open(temporary, "wb") as stream:
-                stream.write(data)
-            os.replace(temporary, path)
+            self.objects.write_bytes(path, data)
         except OSError as error:
-            raise StoreError(f"Could not write {path} ({error.strerror or error}); check space and rights, then run again.") from None
+            raise _failed("write", path, error) from None
 
     def read_bytes(self, path: str) -> bytes:
-        with self.filesystem.open_input_stream(path) as stream:
-            return stream.read()
+        try:
+            return self.objects.read_bytes(path)
+        except OSError as error:
+            raise _failed("read", path, error) from None
+
+    def list_files(self, *parts: str, recursive: bool = False) -> list[Entry]:
+        """Files of a folder of the warehouse."""
+        try:
+            return self.objects.list_files(self.path(*parts), recursive)
+        except OSError as error:
+            raise _failed("list", self.path(*parts), error) from None
+
+    def delete(self, path: str) -> None:
+        try:
+            self.objects.delete(path)
+        except OSError as error:
+            raise _failed("delete", path, error) from None
+
+    def check_lease(self) -> None:
+        """Raise StoreError if this process runs under a lease and has lost it: what it writes now could cross another run."""
+        if self.lease is not None:
+            self.lease.check()
 
     # ---- manifests ---------------------------------------------------------------------------------------------------------------
 
@@ -111,13 +125,7 @@ class Store:
     def staged(self, table: str, run_key: str) -> Manifest | None:
         """The manifest of a run whose files are all there, committed or not."""
         manifest = self.read_manifest(table, run_key)
-        if manifest is None:
-            return None
-        try:
-            self._check_files(manifest)
-        except StoreError:
-            return None
-        return manifest
+        return manifest if manifest is not None and self._first_wrong_file(manifest) is None else None
 
     # ---- tables ------------------------------------------------------------------------------------------------------------------
 
@@ -150,7 +158,10 @@ class Store:
         the manifest is missing or of another size, or when another writer keeps changing the same table.
         """
         table = TABLES[manifest.table]
-        self._check_files(manifest)
+        self.check_lease()
+        wrong = self._first_wrong_file(manifest)
+        if wrong:
+            raise StoreError(wrong)
         for attempt in range(COMMIT_ATTEMPTS):
             delta = self.load(table.name) or self.create(table)
             live = {file.path: file for file in live_files(delta, table)}
@@ -159,61 +170,69 @@ class Store:
             epoch = delta.transaction_version(manifest.run_key)
             if epoch is not None and in_scope == wanted:
                 return delta.version()
-            now = int(time.time() * 1000)
-            actions = [RemoveAction(path, True, now, live[path].size, live[path].partition) for path in sorted(in_scope - wanted)]
-            actions += [add_action(file, table, partition or {}, now) for file in manifest.files if file.path not in in_scope]
-            properties = CommitProperties(
-                custom_metadata={"run_key": manifest.run_key, **(metadata or {})},
-                max_commit_retries=0,  # strict compare-and-set: this version or nothing
-                app_transactions=[Transaction(manifest.run_key, 0 if epoch is None else epoch + 1)],
-            )
-            try:
-                delta.create_write_transaction(
-                    actions, "append", Schema.from_arrow(table.schema), partition_by=list(table.partition_by), commit_properties=properties
-                )
-            except CommitFailedError:
-                time.sleep(random.uniform(0.02, 0.05) * (attempt + 1))  # another writer was faster: look again, and again decide
-            except (DeltaError, OSError) as error:
-                if not self._landed(table.name, manifest):  # the outcome was unknown; files stay, a repeated run finds them
-                    raise StoreError(f"Could not commit to {table.name} ({error}); nothing was published, run again.") from None
+            actions = actions_of([live[path] for path in sorted(in_scope - wanted)],
+                                 [file for file in manifest.files if file.path not in in_scope], table, partition or {})
+            ledger = (manifest.run_key, 0 if epoch is None else epoch + 1)
+            version = self.commit_on(delta, table, actions, {"run_key": manifest.run_key, **(metadata or {})}, ledger)
+            if version is not None:
+                return version
+            time.sleep(random.uniform(0.02, 0.05) * (attempt + 1))  # another writer was faster: look again, and again decide
         raise StoreError(f"Expected to commit to {table.name} within {COMMIT_ATTEMPTS} attempts, other writers were always faster; run again.")
 
-    def _landed(self, name: str, manifest: Manifest) -> int | None:
-        delta = self.load(name)
-        if delta is None or delta.transaction_version(manifest.run_key) is None:
-            return None
-        live = {file.path for file in live_files(delta, TABLES[name])}
-        return delta.version() if all(file.path in live for file in manifest.files) else None
+    def commit_on(self, delta: DeltaTable, table: Table, actions: Sequence, metadata: Mapping[str, str],
+                  transaction: tuple[str, int] | None = None) -> int | None:
+        """One transaction on top of exactly the version that `delta` shows; returns the new version, None if another writer was faster.
 
-    def _check_files(self, manifest: Manifest) -> None:
-        infos = self.filesystem.get_file_info([self.path("tables", manifest.table, *file.path.split("/")) for file in manifest.files])
-        for info, file in zip(infos, manifest.files, strict=True):
-            if info.type == pa.fs.FileType.NotFound or info.size != file.size:
-                came = "no file" if info.type == pa.fs.FileType.NotFound else f"{info.size} bytes"
-                raise StoreError(
-                    f"Expected the staged file {file.path} of {manifest.table} with {file.size} bytes, found {came}; run the stage again."
-                )
+        A failure says nothing about what was done: a lost answer looks like a lost race. So every commit carries a name of its own, and
+        after a failure the version it would have made is looked at. Raises StoreError when it did not land, or when nobody can tell.
+        """
+        version, commit_id = delta.version() + 1, uuid.uuid4().hex
+        try:
+            self.objects.commit(delta, actions, table.schema, table.partition_by, {**metadata, "commit_id": commit_id}, transaction,
+                                keep_log=table.name in KEPT_FOR_EVER)
+            return version
+        except FAILED as error:
+            if self._commit_id(table.name, version) == commit_id:
+                return version
+            if isinstance(error, CommitFailedError):
+                return None
+            raise StoreError(f"Could not commit to {table.name} ({_cause(error)}); readers keep what they have, check space and rights, "
+                             "then run again.") from None
+
+    def _commit_id(self, name: str, version: int) -> str | None:
+        """The name that a commit gave itself. Read from its own file: `history` of a handle begins with the newest commit, whatever it shows."""
+        try:
+            lines = self.objects.read_bytes(self.path("tables", name, "_delta_log", f"{version:020}.json")).splitlines()
+        except OSError:  # no such version, or nothing can be read now: the files stay, a run that is repeated looks again
+            return None
+        return next((info.get("commit_id") for line in lines if (info := json.loads(line).get("commitInfo"))), None)
+
+    def _first_wrong_file(self, manifest: Manifest) -> str | None:
+        """What to say of the first file that is not there as the manifest has it."""
+        sizes = self.sizes([self.path("tables", manifest.table, *file.path.split("/")) for file in manifest.files])
+        for size, file in zip(sizes, manifest.files, strict=True):
+            if size != file.size:
+                came = "no file" if size is None else f"{size} bytes"
+                return f"Expected the staged file {file.path} of {manifest.table} with {file.size} bytes, found {came}; run the stage again."
+        return None
 
     def load(self, name: str, version: int | None = None) -> DeltaTable | None:
         try:
-            return DeltaTable(self.table_uri(name), version=version)
-        except TableNotFoundError:
-            return None
-        except (DeltaError, OSError) as error:
-            raise StoreError(f"Expected a readable table at {self.table_uri(name)}, got: {error}; check the warehouse URI.") from None
+            return self.objects.open_table(self.table_uri(name), version)
+        except FAILED as error:
+            raise StoreError(f"Expected a readable table at {self.table_uri(name)}, got: {_cause(error)}; check the warehouse URI.") from None
 
     def create(self, table: Table) -> DeltaTable:
+        cause = "it is not there"
         try:
-            DeltaTable.create(
-                self.table_uri(table.name), Schema.from_arrow(table.schema), mode="ignore", partition_by=list(table.partition_by) or None,
-                commit_properties=CommitProperties(max_commit_retries=0),  # or a second creator would land as version 1
-            )
-        except (DeltaError, OSError):
-            if self.load(table.name) is None:  # somebody else created it a moment ago, or it cannot be created at all
-                raise StoreError(
-                    f"Could not create table {table.name} in {self.uri}; check that the warehouse exists and can be written."
-                ) from None
-        return DeltaTable(self.table_uri(table.name))
+            self.objects.create_table(self.table_uri(table.name), table.schema, table.partition_by, PROPERTIES.get(table.name))
+        except FAILED as error:  # somebody else created it a moment ago, or it cannot be created at all: what is there now says which
+            cause = _cause(error)
+        delta = self.load(table.name)
+        if delta is None:
+            raise StoreError(f"Could not create table {table.name} in {self.uri} ({cause}); check that the warehouse exists and can be written, "
+                             "then run again.")
+        return delta
 
     # ---- artifacts ---------------------------------------------------------------------------------------------------------------
 
@@ -223,7 +242,7 @@ class Store:
         try:
             (base / key).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"Could not make {base / key} ({error.strerror or error}); check space and rights, then run again.") from None
+            raise _failed("make", base / key, error) from None
         return base / key
 
     def has_artifact(self, kind: str, artifact_id: str) -> bool:
@@ -231,6 +250,7 @@ class Store:
 
     def put_artifact(self, kind: str, artifact_id: str, directory: Path) -> None:
         """Publish a finished local folder as an artifact; `info.json` goes last, because its presence says that the rest is there."""
+        self.check_lease()
         files = sorted((file for file in Path(directory).iterdir() if file.is_file()), key=lambda file: file.name == "info.json")
         for file in files:
             self.write_bytes(self.path("artifacts", kind, artifact_id, file.name), file.read_bytes())
@@ -242,18 +262,17 @@ class Store:
         if self.is_local:
             return Path(self.path("artifacts", kind, artifact_id))
         local = self.workspace(f"artifact-{kind}-{artifact_id}")
-        selector = pa.fs.FileSelector(self.path("artifacts", kind, artifact_id))
-        for info in self.filesystem.get_file_info(selector):
-            target = local / info.base_name
-            if not target.exists() or target.stat().st_size != info.size:
+        for entry in self.list_files("artifacts", kind, artifact_id):
+            target = local / os.path.basename(entry.path)
+            if not target.exists() or target.stat().st_size != entry.size:
                 partial = target.with_suffix(f".{uuid.uuid4().hex}.tmp")  # several workers of one machine may fetch at once
-                partial.write_bytes(self.read_bytes(info.path))
+                partial.write_bytes(self.read_bytes(entry.path))
                 os.replace(partial, target)
         return local
 
     def list_artifacts(self, kind: str) -> list[str]:
-        selector = pa.fs.FileSelector(self.path("artifacts", kind), allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector) if self.has_artifact(kind, info.base_name))
+        files = self.list_files("artifacts", kind, recursive=True)
+        return sorted(os.path.basename(os.path.dirname(entry.path)) for entry in files if os.path.basename(entry.path) == "info.json")
 
     def artifact_info(self, kind: str, artifact_id: str) -> dict:
         """What the artifact says of itself: ids of its chain, settings, figures of its training."""
@@ -283,11 +302,26 @@ def _in_scope(file: DataFile, scopes: Iterable[Mapping[str, str]]) -> bool:
     return any(all(file.partition.get(column) == value for column, value in scope.items()) for scope in scopes)
 
 
-def add_action(file: DataFile, table: Table, extra: Mapping[str, str], now: int) -> AddAction:
-    stats = {"numRecords": file.rows}
-    if file.first_key is not None:
-        stats |= {"minValues": {table.sorted_by[0]: file.first_key}, "maxValues": {table.sorted_by[0]: file.last_key}}
-    return AddAction(file.path, file.size, {**file.partition, **extra}, now, True, json.dumps(stats))
+def actions_of(removed: Iterable[DataFile], added: Iterable[DataFile], table: Table, extra: Mapping[str, str]) -> list:
+    """The actions of a transaction; `extra` are partition values that the files do not carry yet."""
+    now = int(time.time() * 1000)
+    actions: list = [RemoveAction(file.path, True, now, file.size, file.partition) for file in removed]
+    for file in added:
+        stats = {"numRecords": file.rows}
+        if file.first_key is not None:
+            stats |= {"minValues": {table.sorted_by[0]: file.first_key}, "maxValues": {table.sorted_by[0]: file.last_key}}
+        actions.append(AddAction(file.path, file.size, {**file.partition, **extra}, now, True, json.dumps(stats)))
+    return actions
+
+
+def _failed(verb: str, path: object, error: OSError) -> StoreError:
+    return StoreError(f"Could not {verb} {path} ({error.strerror or _cause(error)}); check space and rights, then run again.")
+
+
+def _cause(error: Exception) -> str:
+    """What an error says, in one line: delta-rs draws a little tree, in colours."""
+    lines = re.sub(r"\x1b\[\d*m|↳", "", str(error)).splitlines()
+    return ": ".join(line.strip() for line in lines if line.strip()) or type(error).__name__
 
 
 def foreign_table_files(uri: str) -> list[str]:
@@ -296,7 +330,7 @@ def foreign_table_files(uri: str) -> list[str]:
         delta = DeltaTable(uri)
         vectors = "deletionVectors" in (delta.protocol().reader_features or [])
         files = delta.file_uris()
-    except (TableNotFoundError, DeltaError, OSError) as error:
+    except (TableNotFoundError, *FAILED) as error:
         raise StoreError(f"Expected a Delta table at {uri!r}, could not open it ({str(error).splitlines()[0]}); mend the path.") from None
     if vectors:  # rows that are deleted in the log alone would come back to life
         raise StoreError(f"Expected a Delta table without deletion vectors, {uri!r} uses them; purge them, or export the table to Parquet.")

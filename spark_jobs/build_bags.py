@@ -93,7 +93,7 @@ def _recipes(context: Context, space_id: str) -> dict[str, str]:
 
 def _build_years(context: Context, space_id: str) -> dict:
     store, settings = context.store, context.config.spark
-    months = context.bags().where(scale=MONTH)
+    months = context.bags(with_years=False).where(scale=MONTH)
     by_year = {year: months.where(period=lambda period, year=year: period[:4] == year) for year in {m[:4] for m in months.values("period")}}
     recipes = {year: fingerprint("year", until(year, context.as_of), part.digest()) for year, part in by_year.items()}
     changed = sorted(year for year in recipes if not _is_fresh(context, space_id, year, recipes[year], ""))

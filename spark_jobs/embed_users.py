@@ -8,6 +8,7 @@ interest are absent, and counted.
 
 from collections import Counter
 
+from lurm.ingredients import ingredients
 from lurm.lineage import Context
 from lurm.manifest import Manifest, Snapshot
 from lurm.periods import end_month
@@ -53,7 +54,7 @@ def run(context: Context) -> dict:
                             partition=partition, resources=gpu_profile(settings), totals=totals)
     figures = {"users": sum(file.rows for file in files), **totals, "n_anchors": info["n_anchors"], "dim": info["dim"],
                "encoder_id": info["encoder_id"], "space_id": info["space_id"], "model_id": model_id, "trained_as_of": info["as_of"]}
-    inputs = {"bags": bags.version, "events": context.events().version}
+    inputs = {"bags": bags.version, "events": context.events().version, "ingredients": ingredients(context)}
     store.write_manifest(Manifest(USER_EMBEDDINGS.name, run_key, tuple(files), (partition,), figures, inputs))
     return figures
 

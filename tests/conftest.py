@@ -35,7 +35,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(world, spark, tmp_path_factory):
-    """The context of a warehouse in which all ten stages have run at AS_OF; read only. Reports of the stages are in `reports`."""
+    """The context of a warehouse in which every stage has run at AS_OF; read only. Reports of the stages are in `reports`."""
     context = make_context(tmp_path_factory.mktemp("finished"), AS_OF, lambda: spark, *source_overrides(world))
     reports = run(context, STAGE_NAMES)
     return context, reports

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lurm import publication
-from lurm.config import Config, PublishSettings
+from lurm.config import Config, GateSettings, PublishSettings
 from lurm.lineage import Context
-from lurm.manifest import DataFile, Manifest
+from lurm.manifest import DataFile, Manifest, Snapshot
 from lurm.schema import USER_EMBEDDINGS
 from lurm.staging import stage_table
 from lurm.store import Store
@@ -26,16 +26,23 @@ MODEL = "model-0123456789abcdef"
 
 @dataclass(frozen=True)
 class Day(Context):
-    """A publish call whose run key is given instead of computed from bags and models."""
+    """A publish call whose run key is given instead of computed from bags and models; bags are those of the table, if there is one."""
 
     key: str = "a" * 16
 
     def embed_key(self) -> str:
         return self.key
 
+    def bags(self) -> Snapshot:
+        return self.store.snapshot("bags")
 
-def day(store: Store, as_of: str, key: str = "a" * 16, **settings) -> Day:
-    return Day(store, Config(publish=PublishSettings(**settings)), as_of, key=key)
+    def space_id(self) -> str:
+        return "space-planted"
+
+
+def day(store: Store, as_of: str, key: str = "a" * 16, release: bool = True, **limits) -> Day:
+    """`limits` are settings of the gate. Vectors made by hand have nothing to do with each other, so by default none are compared."""
+    return Day(store, Config(publish=PublishSettings(release), gate=GateSettings(**{"min_compared_users": 10**9, **limits})), as_of, key=key)
 
 
 def vector(user: str, as_of: str = "") -> np.ndarray:
@@ -67,15 +74,15 @@ def small_groups(store: Store, run_key: str, partition: dict[str, str], rows: pa
 
 
 def stage_day(store: Store, as_of: str, parts: list[pa.Table], key: str = "a" * 16, model_id: str = MODEL, users: int | None = None,
-              row_group_size: int | None = None, n_anchors: int = N_ANCHORS, dim: int = DIM) -> Manifest:
-    """Stage one file a part and write the manifest; `users` is what the stage says it embedded."""
+              row_group_size: int | None = None, n_anchors: int = N_ANCHORS, dim: int = DIM, unusable: int = 0) -> Manifest:
+    """Stage one file a part and write the manifest; `users` is what the stage says it embedded, `unusable` how many it could not."""
     partition = {"as_of": as_of, "model_id": model_id}
     if row_group_size:
         files = [small_groups(store, key, partition, part, row_group_size) for part in parts]
     else:
         files = [stage_table(store, USER_EMBEDDINGS, key, partition, part) for part in parts]
     figures = {"users": sum(part.num_rows for part in parts) if users is None else users, "n_anchors": n_anchors, "dim": dim}
-    figures["model_id"] = model_id
+    figures |= {"model_id": model_id, "users_without_usable_events": unusable}
     manifest = Manifest(USER_EMBEDDINGS.name, key, tuple(files), (partition,), figures, {"bags": 1, "events": 1})
     store.write_manifest(manifest)
     return manifest

@@ -18,7 +18,7 @@ from lurm.lineage import Context
 from lurm.manifest import Manifest
 from lurm.pipeline import BY_NAME, STAGES
 from lurm.runner import run_stage
-from lurm.schema import ITEM_INTERESTS, TABLES, TIMESTAMP
+from lurm.schema import BAGS, ITEM_INTERESTS, TABLES, TIMESTAMP
 from lurm.staging import stage_table
 from lurm.store import Store
 
@@ -138,6 +138,8 @@ def plant_model(store: Store, model_id: str = "planted") -> None:
     """A model in name only, for stages that need its chain and not its weights."""
     info = {"encoder_id": "encoder-planted", "space_id": "space-planted", "model_id": model_id, "as_of": "2000-01-01"}
     store.write_bytes(store.path("artifacts", "models", model_id, "info.json"), json.dumps({"info": info}).encode())
+    space = {"space_id": "space-planted", "encoder_id": "encoder-planted", "n_interests": 24, "as_of": "2000-01-01"}
+    store.write_bytes(store.path("artifacts", "spaces", "space-planted", "info.json"), json.dumps({"info": space}).encode())
 
 
 def plant_interests(store: Store, interests: dict[str, int], batch: str = "one") -> None:
@@ -152,3 +154,32 @@ def write_items(path: Path, titles: dict[str, str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"item_id": list(titles), "title": list(titles.values())}), path)
     return path
+
+
+def plant_row(store: Store, name: str, run_key: str, partition: dict, mark: str = "x", figures: dict | None = None) -> None:
+    """Replace a partition by one row with `mark` in its text columns and nothing in the others."""
+    table = TABLES[name]
+    columns = []
+    for field in table.data_schema:
+        text = pa.types.is_string(field.type)
+        columns.append(pa.array([mark] if text else [None], pa.string() if text else field.type))
+    file = stage_table(store, table, run_key, partition, pa.table(columns, schema=table.data_schema))
+    manifest = Manifest(name, run_key, (file,), (partition,), figures or {})
+    store.write_manifest(manifest)
+    store.commit(manifest)
+
+
+def plant_bags(store: Store, month: str, end: str, mark: str = "x") -> None:
+    """Bags of one month in the planted space, as if build-bags had counted its events before `end` as they are now."""
+    from spark_jobs.build_bags import _recipes
+
+    recipe = _recipes(Context(store, load_config(), end, "planted"), "space-planted")[month]
+    partition = {"space_id": "space-planted", "scale": "month", "period": month, "until": end, "bucket": "0"}
+    figures = {"periods": {month: {"recipe": recipe, "unassigned": 0, "interests": ""}}}
+    plant_row(store, BAGS.name, f"bags{month[:4]}{month[5:]}{end[8:]}{mark}", partition, mark, figures)
+
+
+def plant_year_bags(store: Store, end: str) -> None:
+    """The bags of the year of `end`, open at that date."""
+    partition = {"space_id": "space-planted", "scale": "year", "period": end[:4], "until": end, "bucket": "0"}
+    plant_row(store, BAGS.name, f"year{end[:4]}{end[5:7]}{end[8:]}", partition)

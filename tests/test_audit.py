@@ -1,115 +1,120 @@
-"""The quality gate: one pass gives the right figures, and each planted defect is found under its own name."""
+"""The judgement: figures against limits by Great Expectations, a report that can be kept and read, and no word to anybody else."""
 
-import numpy as np
-import pyarrow as pa
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
-from published import DIM, N_ANCHORS, rows_of, stage_day, vector
 
-from lurm.audit import CHECKS, audit, digest, profile_embeddings
-from lurm.config import PublishSettings
+from lurm.audit import audit, findings_of, keep_audit, kept_report
+from lurm.checks import BLOCK, INFO, OFF, WARN, Check
+from lurm.config import GateSettings
 from lurm.store import Store
 
-LENGTH = N_ANCHORS * DIM
+ROOT = Path(__file__).parents[1]
+CHECKS = (
+    Check("no_holes", "holes", 0, 0, BLOCK, "holes in it", contract=True),
+    Check("enough_users", "users", "min_users", None, BLOCK, "users in it"),
+    Check("few_zeros", "zeros", 0, "max_zero_share", WARN, "zeros <in> it"),
+    Check("not_too_bright", "light", None, 3, INFO, "light of it"),
+)
+SOUND = {"holes": 0, "users": 5, "zeros": 0.0, "light": 3.0}
 
 
-@pytest.fixture
-def store(tmp_path):
-    return Store(str(tmp_path / "warehouse"))
+def judge(severities=None, **figures):
+    return audit("a table", {**SOUND, **figures}, CHECKS, GateSettings(min_users=5, max_zero_share=0.1, severities=severities or {}))
 
 
-def findings_of(store, parts, users=None, **settings):
-    manifest = stage_day(store, "2022-01-01", parts, users=users)
-    profile = profile_embeddings(store, manifest)
-    return profile, {finding.name: finding.value for finding in audit(profile, manifest, PublishSettings(**settings))}
+def test_what_fits_passes():
+    verdict = judge()
+    assert verdict.findings == () and verdict.left_out == () and "Every check passed." in verdict.page
+    assert verdict.validation["success"] is True and verdict.validation["statistics"]["evaluated_expectations"] == 4
 
 
-def spoiled(**vectors) -> pa.Table:
-    """Users a to f, some of them with another vector."""
-    users = [*"abcdef"]
-    return rows_of(users, vectors=[vectors.get(user, vector(user)) for user in users])
-
-
-def test_a_sound_table_passes(store):
-    unit = [np.eye(LENGTH)[0] * 3, np.eye(LENGTH)[1] * 4]
-    profile, findings = findings_of(store, [rows_of(["a", "b"], vectors=unit), rows_of(["c", "d"], vectors=unit)])
-    assert findings == {}
-    assert (profile.rows, profile.manifest_rows, profile.duplicate_users, profile.damaged_files) == (4, 4, 0, 0)
-    assert profile.norm_mean == 3.5 and profile.norm_max == 4.0
-
-
-@pytest.mark.parametrize(("part", "name", "value"), [
-    (spoiled(c=np.array([1, 2, np.nan, 4, 5, 6])), "all_numbers_finite", 1),
-    (spoiled(c=np.array([1, 2, np.inf, 4, 5, 6]), d=np.array([-np.inf] * 6)), "all_numbers_finite", 2),
-    (spoiled(c=[1.0, None, 3.0, 4.0, 5.0, None]), "all_numbers_finite", 1),
-    (spoiled(c=np.zeros(LENGTH)), "share_of_zero_vectors", 1 / 6),
-    (spoiled(c=np.ones(LENGTH - 1)), "dimension_is_that_of_the_model", 1),
-    (spoiled(c=np.ones(LENGTH + 1), d=[]), "dimension_is_that_of_the_model", 2),
-    (spoiled(c=None, d=None), "no_null_embeddings", 2),
-    (rows_of(["a", "b", None], vectors=[vector("x")] * 3), "no_null_users", 1),
-    (rows_of(["a", "b", "b", "c", "c", "c"]), "no_duplicate_users", 3),
+@pytest.mark.parametrize(("figures", "name", "sentence"), [
+    ({"holes": 2}, "no_holes", "no_holes is 2, expected 0"),
+    ({"holes": -1}, "no_holes", "no_holes is -1, expected 0"),
+    ({"users": 4}, "enough_users", "enough_users is 4, expected at least 5"),
+    ({"zeros": 0.11}, "few_zeros", "few_zeros is 0.11, expected 0 to 0.1"),
+    ({"light": 3.1}, "not_too_bright", "not_too_bright is 3.1, expected at most 3"),
+    ({"zeros": math.nan}, "few_zeros", "few_zeros is nan, expected 0 to 0.1"),
+    ({"light": math.inf}, "not_too_bright", "not_too_bright is inf, expected at most 3"),
 ])
-def test_each_defect_is_found_alone_and_counted(store, part, name, value):
-    _, findings = findings_of(store, [part])
-    assert findings == {name: pytest.approx(value)}
+def test_each_limit_is_a_named_expectation(figures, name, sentence):
+    verdict = judge(**figures)
+    (finding,) = verdict.findings
+    assert finding.name == name and str(finding) == sentence
+    failed = [result for result in verdict.validation["results"] if not result["success"]]
+    assert [result["expectation_config"]["kwargs"]["column"] for result in failed] == [name]
+    assert failed[0]["expectation_config"]["severity"] == {BLOCK: "critical", WARN: "warning", INFO: "info"}[finding.severity]
 
 
-def test_zero_vectors_up_to_the_share_allowed_pass(store):
-    part = spoiled(c=np.zeros(LENGTH))
-    assert findings_of(store, [part], max_zero_share=0.17)[1] == {}
-    assert "share_of_zero_vectors" in findings_of(store, [part], max_zero_share=0.16)[1]
+def test_a_limit_includes_its_border():
+    assert judge(users=5, zeros=0.1, light=3).findings == ()
 
 
-def test_a_user_in_two_files_is_a_duplicate(store):
-    profile, findings = findings_of(store, [rows_of(["a", "b", "z"]), rows_of(["b", "c"]), rows_of(["b", "z"])])
-    assert findings == {"no_duplicate_users": 3} and profile.duplicate_users == 3
+def test_severities_can_be_set_and_checks_left_out():
+    bad = {"users": 1, "zeros": 0.5, "light": 9}
+    verdict = judge({"few_zeros": BLOCK, "not_too_bright": OFF}, **bad)
+    assert [finding.name for finding in verdict.of(BLOCK)] == ["enough_users", "few_zeros"] and verdict.left_out == ("not_too_bright",)
+    assert [finding.name for finding in judge({"enough_users": INFO}, **bad).of(BLOCK)] == []
+    assert judge({check.name: OFF for check in CHECKS}).findings == ()
 
 
-def test_a_duplicate_across_two_batches_of_one_file_is_found(store, monkeypatch):
-    """Users are walked in batches of 65,536: the last of one batch may be the first of the next."""
-    names = [f"{number:06d}" for number in range(65_536)]
-    rows = rows_of([*names, names[-1]], vectors=[vector("x")] * 65_537)
-    assert findings_of(store, [rows])[1] == {"no_duplicate_users": 1}
+def test_a_figure_that_there_is_not_is_not_judged():
+    verdict = judge(zeros=None)
+    assert verdict.left_out == ("few_zeros",) and verdict.findings == () and "Nothing to judge: few_zeros." in verdict.page
 
 
-def test_an_unsorted_file_hides_no_duplicate(store):
-    assert findings_of(store, [rows_of(["c", "a", "b", "a"])])[1] == {"no_duplicate_users": 1}
+def test_the_digest_names_the_outcome():
+    assert judge().digest == judge().digest
+    assert len({judge().digest, judge(users=6).digest, judge(users=1).digest, judge({"enough_users": WARN}, users=1).digest}) == 4
 
 
-def test_rows_that_the_stage_counted_and_nobody_has(store):
-    assert findings_of(store, [rows_of(["a", "b"])], users=3)[1] == {"row_count_is_that_of_the_stage": 2}
+def test_the_report_is_kept_whole(tmp_path):
+    store, verdict = Store(str(tmp_path)), judge(users=1, zeros=math.nan)
+    assert keep_audit(store, "some-run", verdict, {"candidate": "here"}) == "audits/some-run/report.json"
+    assert sorted(os.listdir(tmp_path / "audits" / "some-run")) == ["index.html", "report.json", "validation.json"]
+    report = kept_report(store, "some-run")
+    assert report["candidate"] == "here" and report["figures"]["zeros"] == "nan" and report["digest"] == verdict.digest
+    again = findings_of(report)
+    assert [str(finding) for finding in again] == [str(finding) for finding in verdict.findings]
+    validation = json.loads((tmp_path / "audits" / "some-run" / "validation.json").read_text())
+    assert validation["suite_name"] == "a table" and validation["meta"]["great_expectations_version"]
+    assert kept_report(store, "another-run") is None
 
 
-def test_rows_that_the_manifest_does_not_know(store):
-    manifest = stage_day(store, "2022-01-01", [rows_of(["a", "b"])])
-    profile = profile_embeddings(store, manifest)
-    lying = type(manifest)(**{**manifest.__dict__, "files": (type(manifest.files[0])(**{**manifest.files[0].__dict__, "rows": 1}),)})
-    assert [finding.name for finding in audit(profile_embeddings(store, lying), lying, PublishSettings())] == ["row_count_is_that_of_the_manifest"]
-    assert profile.rows == profile.manifest_rows
+def test_the_page_says_what_failed_and_loads_nothing():
+    page = judge(users=1, zeros=0.25, light=4).page
+    assert 'class="block">block: enough_users is 1, expected at least 5 (users in it)' in page
+    assert "warn: few_zeros is 0.25, expected 0 to 0.1 (zeros &lt;in&gt; it)" in page, "what others wrote is escaped"
+    assert page.count("ge-section") == 5, "an overview and a section a check"
+    assert re.findall(r"""(?:src|href)=["'](?!#)""", page) == [] and "<script" not in page and "//" not in page.replace("<!DOCTYPE html>", "")
 
 
-def test_no_rows_at_all_and_too_few(store):
-    assert findings_of(store, [])[1] == {"enough_users": 0}
-    assert findings_of(store, [rows_of([])])[1] == {"enough_users": 0}
-    assert findings_of(store, [rows_of(["a"])], min_users=2)[1] == {"enough_users": 1}
-
-
-def test_changed_bytes_are_found_by_their_checksum(store):
-    manifest = stage_day(store, "2022-01-01", [rows_of(["a", "b"]), rows_of(["c", "d"])])
-    path = store.path("tables", manifest.table, *manifest.files[0].path.split("/"))
-    data = bytearray(store.read_bytes(path))
-    data[20] ^= 1
-    store.write_bytes(path, bytes(data))
-    profile = profile_embeddings(store, manifest)
-    names = [finding.name for finding in audit(profile, manifest, PublishSettings())]
-    assert profile.damaged_files == 1 and "no_damaged_files" in names and "row_count_is_that_of_the_manifest" in names
-
-
-def test_the_digest_names_the_outcome(store):
-    manifest = stage_day(store, "2022-01-01", [rows_of(["a", "b"])])
-    profile = profile_embeddings(store, manifest)
-    assert digest(profile, []) == digest(profile_embeddings(store, manifest), [])
-    assert digest(profile, []) != digest(profile, audit(profile, manifest, PublishSettings(min_users=3)))
-
-
-def test_every_check_has_its_own_name():
-    assert len({check.name for check in CHECKS}) == len(CHECKS)
+def test_it_is_quiet_sends_nothing_and_leaves_nothing_behind(tmp_path):
+    """In a process of its own that logs everything, where every connection would fail the test."""
+    code = """
+import logging, os, socket, sys
+logging.basicConfig(level=logging.INFO)
+def refuse(*arguments, **keywords):
+    os._exit(77)
+socket.socket.connect = socket.create_connection = refuse
+import lurm.publication, lurm.input_gate, lurm.cli
+assert "great_expectations" not in sys.modules and "pandas" not in sys.modules
+from lurm.audit import audit
+from lurm.checks import OUTPUT_CHECKS, WARN
+from lurm.config import GateSettings
+figures = {check.figure: None for check in OUTPUT_CHECKS} | {"rows": 1}
+assert audit("a table", figures, OUTPUT_CHECKS, GateSettings()).findings == ()
+assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
+"""
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop("GX_ANALYTICS_ENABLED", None)
+    answer = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout == "" and answer.stderr == "" and list(tmp_path.iterdir()) == []

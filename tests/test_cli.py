@@ -1,6 +1,8 @@
 """The command line: exit codes, one sentence for every mistake, an example in every help, and a table that can be read."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -16,7 +18,8 @@ from lurm.errors import LurmError
 from lurm.pipeline import PYTHON, STAGES
 from lurm.store import Store
 
-COMMANDS = ["run", *(stage.name for stage in STAGES), "stages", "status", "read", "demo"]
+COMMANDS = ["run", *(stage.name for stage in STAGES), "stages", "status", "read", "demo", "backfill", "runs", "check", "releases", "rollback",
+            "vacuum"]
 AS_OF = "2022-01-01"
 
 
@@ -51,9 +54,9 @@ def test_the_examples_parse():
         parser = cli._parser()._subparsers._group_actions[0].choices[command]
         for line in parser.epilog.splitlines():
             if line.startswith("  lurm "):
-                cli._parser().parse_args(line.split()[1:])
+                cli._parser().parse_args(shlex.split(line)[1:])
     for line in cli.EXAMPLES.splitlines()[1:]:
-        cli._parser().parse_args(line.split()[1:])
+        cli._parser().parse_args(shlex.split(line)[1:])
 
 
 def test_help_of_the_whole(capsys):
@@ -104,9 +107,36 @@ def test_mistakes_on_the_command_line(tmp_path, capsys, command, arguments, part
 def test_a_stage_without_its_input_and_a_model_nobody_trained(tmp_path, capsys, stage):
     uri = str(tmp_path / "w")
     assert "Expected events before 2022-01-01" in fails(capsys, stage, "--warehouse", uri, "--as-of", AS_OF)
-    if stage != "train-item-encoder":
+    if stage not in ("train-item-encoder", "audit-inputs"):
         text = fails(capsys, stage, "--warehouse", uri, "--as-of", AS_OF, "--model", "model-x")
         assert "Expected model 'model-x'" in text and "found: none; pass one of these to --model" in text
+
+
+def without_bags(monkeypatch) -> None:
+    """What `published.stage_day` stages can be published by the command line: its key is given, and there are no bags to look at."""
+    monkeypatch.setattr("lurm.lineage.Context.embed_key", lambda context: "a" * 16)
+    monkeypatch.setattr("lurm.lineage.Context.bags", lambda context: context.store.snapshot("bags"))
+
+
+@pytest.mark.parametrize(("arguments", "came"), [
+    (["--force"], "no reason"), (["--force", "--reason", "  "], "no reason"), (["--reason", "why not"], "a reason alone"),
+])
+def test_forcing_takes_both_words(tmp_path, capsys, arguments, came):
+    sentence = fails(capsys, "publish", "--warehouse", str(tmp_path / "w"), "--as-of", AS_OF, *arguments)
+    assert f"Expected --force together with --reason TEXT, got {came}; write for example --force --reason" in sentence
+
+
+def test_a_forced_publication_says_so(tmp_path, capsys, monkeypatch):
+    """The whole way: a table under the limit is blocked, then published with the reason, which `lurm releases` shows."""
+    store = Store(str(tmp_path / "w"))
+    stage_day(store, AS_OF, [rows_of(["a"])])
+    without_bags(monkeypatch)
+    arguments = ["publish", "--warehouse", store.uri, "--as-of", AS_OF, "--quiet", "--set", "gate.min_users=2"]
+    assert "enough_users is 1, expected at least 2" in fails(capsys, *arguments)
+    assert main([*arguments, "--force", "--reason", "only one\n user  is left"]) == 0
+    assert json.loads(capsys.readouterr().out)["forced"] == "only one user is left" and open_table(store.uri).n_users == 1
+    assert main(["releases", "--warehouse", store.uri]) == 0
+    assert "publish, forced: only one user is left" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/w", ""])
@@ -123,7 +153,8 @@ def test_status(warehouse, capsys):
     assert main(["status", "--warehouse", warehouse]) == 0
     text = capsys.readouterr().out
     assert "user_embeddings" in text and "2 x as_of, 2021-12-01 to 2022-01-01" in text
-    assert f"{AS_OF}  {MODEL}  5 users" in text and text.count("release ") == 2
+    assert f"{AS_OF}  {MODEL}  5 users" in text and text.count("\nrelease ") == 2
+    assert re.search(r"readers get       release 2 of 2022-01-01, \d+ days old", text) and "last run" not in text
 
 
 def read(tmp_path, capsys, warehouse, *arguments):
@@ -177,26 +208,27 @@ def test_mistakes_in_reading(warehouse, tmp_path, capsys):
 def test_a_staged_table_that_fails_its_audit(tmp_path, capsys, monkeypatch):
     store = Store(str(tmp_path / "w"))
     stage_day(store, AS_OF, [rows_of(["a", "a"])])
-    monkeypatch.setattr("lurm.lineage.Context.embed_key", lambda self: "a" * 16)
+    without_bags(monkeypatch)
     assert "no_duplicate_users is 1" in fails(capsys, "publish", "--warehouse", store.uri, "--as-of", AS_OF, "--quiet")
 
 
 def test_one_stage_prints_its_figures_as_json(tmp_path, capsys, monkeypatch):
     store = Store(str(tmp_path / "w"))
     stage_day(store, AS_OF, [rows_of(["a", "b"])])
-    monkeypatch.setattr("lurm.lineage.Context.embed_key", lambda self: "a" * 16)
+    without_bags(monkeypatch)
     assert main(["publish", "--warehouse", store.uri, "--as-of", AS_OF, "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["users"] == 2
 
 
 @pytest.mark.parametrize(("arguments", "first", "last", "count"), [
-    ([], "ingest", "publish", 10), (["--until", "build-pairs"], "ingest", "build-pairs", 2), (["--model", "m"], "ingest", "publish", 6),
-    (["--model", "m", "--until", "train-smen"], "ingest", "build-bags", 4), (["--until", "ingest"], "ingest", "ingest", 1),
+    ([], "ingest", "publish", len(STAGES)), (["--until", "build-pairs"], "ingest", "build-pairs", 3),
+    (["--model", "m"], "ingest", "publish", sum("daily" in stage.schedule for stage in STAGES)),
+    (["--model", "m", "--until", "train-smen"], "ingest", "build-bags", 5), (["--until", "ingest"], "ingest", "ingest", 1),
 ])
 def test_run_calls_the_stages_up_to_the_one_named(tmp_path, capsys, monkeypatch, arguments, first, last, count):
     called = []
 
-    def fake(context, names):
+    def fake(context, names, **more):
         called.extend(names)
         return {name: {"seconds": 1.0, "peak_mb": 2, "released": False, "users": 7} for name in names}
 
@@ -207,7 +239,7 @@ def test_run_calls_the_stages_up_to_the_one_named(tmp_path, capsys, monkeypatch,
 
 
 def test_run_ends_with_the_table(warehouse, capsys, monkeypatch):
-    monkeypatch.setattr("lurm.runner.run_stages", lambda context, names: {"publish": {"seconds": 1.0, "peak_mb": 2, "released": True}})
+    monkeypatch.setattr("lurm.runner.run_stages", lambda context, names, **more: {"publish": {"seconds": 1.0, "peak_mb": 2, "released": True}})
     assert main(["run", "--warehouse", warehouse, "--as-of", AS_OF]) == 0
     assert capsys.readouterr().out.strip().endswith("5 users x 2 anchors x 3)")
 

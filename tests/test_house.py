@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("lurm", "spark_jobs")
+PACKAGES = ("lurm", "spark_jobs", "dags", "docker")
 CODE = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 EVERYTHING = [*CODE, *TESTS, *sorted((ROOT / "benchmarks").rglob("*.py"))]
@@ -18,7 +18,7 @@ EVERYTHING = [*CODE, *TESTS, *sorted((ROOT / "benchmarks").rglob("*.py"))]
 # A door is the only place that knows a library: (library, files that may import it, whether inside functions only).
 DOORS = (
     ("pyspark", ("spark_jobs/",), False),
-    ("deltalake", ("lurm/store.py", "lurm/releases.py"), False),
+    ("deltalake", ("lurm/objects.py", "lurm/store.py"), False),
     ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py"), False),
     ("torch", ("lurm/kmeans.py", "spark_jobs/"), True),
     ("safetensors", ("lurm/training.py",), False),
@@ -26,12 +26,19 @@ DOORS = (
     ("sklearn", ("lurm/evaluation/",), False),
     ("faiss", ("lurm/kmeans.py", "spark_jobs/assign_interests.py"), True),
     ("scipy", ("lurm/bag_of_interests.py", "lurm/smen/batches.py", "lurm/evaluation/"), False),
+    ("great_expectations", ("lurm/audit.py",), True),
     ("psutil", ("lurm/memory.py",), True),
+    ("psutil", ("docker/standalone.py",), False),
+    ("airflow", ("dags/",), False),
 )
-STAGES = ("lurm.item_encoder", "lurm.interests", "lurm.smen", "lurm.publication")
+STAGES = ("lurm.item_encoder", "lurm.interests", "lurm.smen", "lurm.publication", "lurm.input_gate")
 SHARED_BY_JOBS = {"spark_jobs.session", "spark_jobs.tables", "spark_jobs.distributed_training"}
 # Modules whose tests lie in another file than their own.
 TESTED_IN = {
+    "dags/lurm_train.py": "tests/dags/test_lurm_daily.py", "dags/lurm_example_consumer.py": "tests/dags/test_lurm_daily.py",
+    "docker/answers.py": "tests/docker/test_containers.py",
+    "lurm/checks.py": "tests/test_output_gate.py",
+    "lurm/commands/backfilling.py": "tests/test_backfill.py",
     "lurm/errors.py": "tests/test_cli.py", "lurm/schema.py": "tests/test_staging.py", "lurm/interest_space.py": "tests/test_interests.py",
     "lurm/smen/recurrence.py": "tests/smen/test_smen_model.py", "lurm/smen/batches.py": "tests/smen/test_smen_model.py",
     **{f"lurm/commands/{name}.py": "tests/test_cli.py" for name in ("arguments", "running", "inspecting", "releasing", "reading", "demo")},
@@ -40,8 +47,12 @@ TESTED_IN = {
     "spark_jobs/train_item_encoder.py": "tests/spark_jobs/test_distributed_training.py",
     "spark_jobs/train_smen.py": "tests/spark_jobs/test_distributed_training.py",
 }
-ABOUT_ALL = {"tests/test_house.py", "tests/test_readme.py", "tests/test_pipeline_end_to_end.py", "tests/test_kill.py"}  # tests of no single module
-HELPERS = {"tests/conftest.py", "tests/published.py", "tests/small_pipeline.py"}
+ABOUT_ALL = {  # tests of no single module
+    "tests/test_house.py", "tests/test_readme.py", "tests/test_pipeline_end_to_end.py", "tests/test_kill.py", "tests/docker/test_containers.py",
+    "tests/test_faults.py", "tests/test_processes.py", "tests/test_full_disk.py",
+}
+HELPERS = {"tests/conftest.py", "tests/published.py", "tests/small_pipeline.py", "tests/dags/airflow_process.py", "tests/faults.py",
+           "tests/publishing_process.py"}
 
 
 def name_of(file: Path) -> str:

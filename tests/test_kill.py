@@ -142,7 +142,7 @@ def test_killed_before_and_after_every_write_of_a_daily_run(finished, world, spa
         (folder / "items").mkdir()
         pq.write_table(items.slice(50), folder / "items" / "1.parquet")
         pq.write_table(events.filter(pa.array(early)), folder / "events" / "1.parquet")
-        overrides = *source_overrides(folder), "publish.min_users=10"
+        overrides = *source_overrides(folder), "gate.min_users=10"
         context = make_context(folder / "warehouse", "2021-01-10", lambda: spark, *overrides, model_id=finished[0].trained_model_id())
         copy_chain(finished[0], context.store)
         run(context, PINNED_STAGES)

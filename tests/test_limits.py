@@ -33,7 +33,7 @@ def test_every_number_and_every_choice_has_a_limit():
     "smen.device=gpu", "embed.device=tpu", "encoder.precision=float16", "encoder.tokenizer=letters", "encoder.length_percentile=0",
     "encoder.length_percentile=101", "encoder.learning_rate=inf", "interests.backend=cuml", "interests.n_interests=1", "interests.n_interests=-5",
     "pairs.beta_days=0", "pairs.max_events_per_user=1", "events.format=xml", "events.csv_separator=", "events.csv_separator=||",
-    "events.user_column=", "events.type_weights=click:-1", "publish.max_zero_share=1.5", "publish.min_users=0", "spark.user_buckets=0",
+    "events.user_column=", "events.type_weights=click:-1", "gate.max_zero_share=1.5", "gate.min_users=0", "spark.user_buckets=0",
     "spark.gpus_per_worker=-1", "embed.batch_size=0", "seed=-1", "smen.dim=64",
 ])
 def test_a_value_outside_its_limits_is_one_sentence_with_the_allowed_values(override):
@@ -47,7 +47,7 @@ def test_a_value_outside_its_limits_is_one_sentence_with_the_allowed_values(over
 @pytest.mark.parametrize("override", [
     "smen.batch_size=2", "smen.n_anchors=1", "smen.disjoint_share=0", "smen.disjoint_share=1", "smen.min_window_share=0", "smen.scales=month",
     "smen.scales=year", "smen.year_blocks=rolling", "encoder.length_percentile=100", "interests.n_interests=0", "interests.n_interests=2",
-    "events.type_weights=click:0,buy:3", "events.time_format=dd.MM.yyyy", "events.csv_separator=;", "publish.max_zero_share=0", "seed=0",
+    "events.type_weights=click:0,buy:3", "events.time_format=dd.MM.yyyy", "events.csv_separator=;", "gate.max_zero_share=0", "seed=0",
 ])
 def test_the_border_itself_is_allowed(override):
     load_config(None, [override])
@@ -74,3 +74,21 @@ def test_ranges_and_words():
     assert not Range(0, open_below=True).allows(0) and not Range(0).allows(math.inf)
     assert Choice(("a", "b", "c")).allows("b") and str(Choice(("a", "b", "c"))) == "a, b or c"
     assert Text(1).allows("\t") and not Text(1).allows("") and not Text().allows("  ")
+
+
+@pytest.mark.parametrize(("override", "sentence"), [
+    ("gate.severities=coverag:warn", "'gate.severities.coverag' names no check of the gate; did you mean 'coverage'?"),
+    ("input_gate.severities=coverage:warn", "'input_gate.severities.coverage' names no check of the gate; "),
+    ("gate.severities=coverage:loud", "'gate.severities.coverage' expects block, warn, info or off, got 'loud'; mend its value."),
+    ("gate.severities=no_duplicate_users:warn", "holds what readers are promised and always blocks; remove it."),
+    ("gate.severities=coverage", "'gate.severities' expects a table of key = value, got 'coverage'"),
+])
+def test_severities_of_the_gate_name_checks_and_levels(override, sentence):
+    with pytest.raises(ConfigError) as error:
+        load_config(None, [override])
+    assert sentence in str(error.value)
+
+
+def test_severities_that_are_allowed():
+    settings = load_config(None, ["gate.severities=coverage:off,lost_users:warn", "input_gate.severities=few_duplicates:block"])
+    assert settings.gate.severities == {"coverage": "off", "lost_users": "warn"} and settings.input_gate.severities == {"few_duplicates": "block"}

@@ -141,11 +141,21 @@ def test_one_call_sees_one_version_of_each_input(store):
 
 def test_a_month_that_was_counted_and_found_empty_is_done_and_no_part_of_the_bags(store):
     keep_model(store)
-    for period, end, n_rows in (("2021-11", "2021-12-01", 0), ("2021-12", "2022-01-01", 1)):
-        partition = {"space_id": "space-9", "bucket": "0", "scale": "month", "period": period, "until": end}
+    for period, end, n_rows in (("2021-11", "2021-12-01", 0), ("2021-12", "2022-01-01", 1), ("2021", "2022-01-01", 1)):
+        partition = {"space_id": "space-9", "bucket": "0", "scale": "month" if "-" in period else "year", "period": period, "until": end}
         file = stage_table(store, BAGS, f"bags{period}", partition, rows_for(BAGS, "x").slice(0, n_rows))
         store.commit(Manifest(BAGS.name, f"bags{period}", (file,), (partition,)))
-    assert context(store, model_id="model-1").bags().values("period") == ["2021-12"]
+    assert context(store, model_id="model-1").bags().values("period") == ["2021", "2021-12"]
+
+
+def test_a_year_that_a_later_date_has_closed_is_missed(store):
+    """Months alone would be embedded as if there were no years; only who adds up the years may look at months alone."""
+    keep_model(store)
+    for period, end in (("2021-11", "2021-12-01"), ("2021-12", "2022-01-01")):
+        put(store, BAGS.name, f"bags{period}", {"space_id": "space-9", "bucket": "0", "scale": "month", "period": period, "until": end})
+    with pytest.raises(MissingInputError, match="Expected bags of the year 2021 before 2022-01-01 .*; run `lurm build-bags`"):
+        context(store, model_id="model-1").bags()
+    assert context(store, model_id="model-1").bags(with_years=False).rows() == 2
 
 
 def keep_model(store: Store, **info) -> None:

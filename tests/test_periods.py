@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lurm.errors import ConfigError
-from lurm.periods import end_month, month_name, month_number, parse_as_of, starts_before, until
+from lurm.periods import empty_months, end_month, month_name, month_number, parse_as_of, starts_before, until
 
 
 def test_months_are_numbered_from_1970():
@@ -46,3 +46,28 @@ def test_a_period_starts_before_as_of_if_one_instant_does(period, as_of, expecte
 ])
 def test_a_closed_period_is_counted_to_its_end_and_an_open_one_to_as_of(period, as_of, expected):
     assert until(period, as_of) == expected
+
+
+FULL = {f"2021-{month:02d}": 100 for month in range(1, 13)}
+
+
+def without(*months: str) -> dict[str, int]:
+    return {month: count for month, count in FULL.items() if month not in months}
+
+
+@pytest.mark.parametrize(("counts", "as_of", "holes"), [
+    (FULL, "2022-01-01", []),
+    (without("2021-12"), "2022-01-01", ["2021-12"]),
+    (without("2021-12"), "2021-12-20", []),  # the month is open still
+    (without("2021-12"), "2022-02-01", []),  # two months are missing: the log has ended
+    (without("2021-12") | {"2022-01": 1}, "2022-01-20", ["2021-12"]),
+    (without("2021-06", "2021-07"), "2022-01-01", ["2021-06"]),  # the first month of a hole names it
+    (without("2021-05", "2021-09"), "2022-01-01", ["2021-05", "2021-09"]),
+    (without("2021-03"), "2022-01-01", []),  # only two full months before it
+    (FULL | {"2021-08": 0}, "2022-01-01", ["2021-08"]),
+    (without("2021-08") | {"2021-06": 99}, "2022-01-01", []),  # not enough before it to be surprised
+    (without("2021-05"), "2022-06-01", []),  # longer ago than a year
+    ({}, "2022-01-01", []),
+])
+def test_a_hole_is_a_month_without_anything_where_life_went_on(counts, as_of, holes):
+    assert empty_months(counts, as_of, fewest=100) == holes

@@ -27,7 +27,7 @@ def test_what_a_stage_reads_an_earlier_one_wrote():
 def test_every_table_has_one_writer():
     written = [name for stage in STAGES for name in stage.writes]
     assert len(written) == len(set(written)) and set(TABLES) <= set(written)
-    assert all(name in TABLES or name.startswith(("artifacts/", "staged ")) for name in written)
+    assert all(name in TABLES or name.startswith(("artifacts/", "staged ")) or name == "audits" for name in written)
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
@@ -47,7 +47,7 @@ def test_a_spark_job_can_be_submitted_under_its_own_name(stage):
 
 def test_a_daily_run_trains_nothing():
     daily = [stage.name for stage in STAGES if DAILY in stage.schedule]
-    assert daily == ["ingest", "encode-items", "assign-interests", "build-bags", "update-states", "embed-users", "publish"]
+    assert daily == ["ingest", "audit-inputs", "encode-items", "assign-interests", "build-bags", "update-states", "embed-users", "publish"]
     assert all(TRAIN in stage.schedule for stage in STAGES)
     trained = {name for stage in STAGES if DAILY not in stage.schedule for name in stage.writes}
     assert {name for name in trained if name.startswith("artifacts/")} == {"artifacts/encoders", "artifacts/spaces", "artifacts/models"}

@@ -166,7 +166,7 @@ def test_running_again_changes_nothing_and_starts_no_spark(finished, world, with
     assert main(["run", *arguments(context.store.uri, "--quiet", overrides=source_overrides(world))]) == 0
     assert versions(context.store) == before and contents(context.store) == tables
     output = capsys.readouterr().out
-    assert output.count("skipped") == 11, "ingest and build-bags report by part"
+    assert output.count("skipped") == 13, "ingest and build-bags report by part"
     assert f"{reports['embed-users']['users']} users x 3 anchors x 32" in output
 
 
@@ -174,6 +174,7 @@ def test_running_again_changes_nothing_and_starts_no_spark(finished, world, with
 
 PARENTS = {
     "ingest": (None, "Expected a path in events.path"),
+    "audit-inputs": ("tables/events", "run `lurm ingest`"),
     "build-pairs": ("tables/events", "run `lurm ingest`"),
     "train-item-encoder": ("tables/item_pairs", "run `lurm build-pairs`"),
     "encode-items": ("artifacts/encoders", "run the stage that trains it"),

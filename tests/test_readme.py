@@ -17,6 +17,7 @@ from lurm.store import Store
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text(encoding="utf-8")
+RUNBOOK = ROOT / "docs" / "runbook.md"
 
 
 def blocks(language: str) -> list[str]:
@@ -89,8 +90,20 @@ def test_make_targets_exist():
 
 
 def test_settings_named_in_the_text_exist():
-    for override in re.findall(r"--set ([a-z_]+\.[a-z_.]+=[^`\s]+)", README):
+    named = [override for page in PAGES for override in re.findall(r"--set ([a-z_]+\.[a-z_.]+=[^`\s]+)", page.read_text(encoding="utf-8"))]
+    assert len(named) > 5
+    for override in named:
         load_config(None, [override])
+
+
+def test_the_runbook_explains_every_check_of_the_gates_once():
+    from lurm.checks import BY_SECTION
+
+    parts = RUNBOOK.read_text(encoding="utf-8").split("\n## ")
+    for section, title in (("gate", "The quality gate"), ("input_gate", "The input gate")):
+        (page,) = [part for part in parts if part.startswith(title)]
+        for check in BY_SECTION[section]:
+            assert page.count(f"`{check.name}`") == 1, f"{title} should explain {check.name}"
 
 
 def test_toml_blocks_load(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lurm.sampling import hash_of_text, hash_threshold, mix
+from lurm.sampling import hash64_of_text, hash_of_text, hash_threshold, mix
 
 
 def test_a_threshold_is_passed_by_its_share_of_all_signed_hashes():
@@ -40,3 +40,10 @@ def test_texts_are_spread_evenly():
     numbers = hash_of_text(np.array([f"user-{number}" for number in range(20_000)], dtype=object), 3)
     assert numbers.min() >= 0 and numbers.max() < 1
     assert np.abs(np.histogram(numbers, 10, (0, 1))[0] / 20_000 - 0.1).max() < 0.01
+
+
+def test_a_hash_of_64_bits_tells_texts_and_seeds_apart():
+    texts = [f"user{number}" for number in range(10_000)]
+    hashes = hash64_of_text(texts, 0)
+    assert hashes.dtype == np.uint64 and len(np.unique(hashes)) == 10_000 and np.array_equal(hashes / 2.0**64, hash_of_text(np.array(texts), 0))
+    assert not np.intersect1d(hashes, hash64_of_text(texts, 1)).size and hash64_of_text([], 0).shape == (0,)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from faults import FAULTS, FaultyObjects
 from published import MODEL, publish_day, stage_day
 from published import rows_of as embedding_rows
 
@@ -328,3 +329,60 @@ def test_live_files_know_the_range_of_text_keys(store):
     publish_day(store, "2022-01-01", ["u1", "u2", "u3", "u4"], n_files=2)
     files = live_files(store.load(USER_EMBEDDINGS.name), USER_EMBEDDINGS)
     assert sorted((file.first_key, file.last_key, file.rows) for file in files) == [("u1", "u2", 2), ("u3", "u4", 2)]
+
+
+@pytest.mark.parametrize("fault", ["fail_after", "done_twice"])
+def test_a_commit_whose_answer_was_lost_is_found_and_not_done_again(store, fault):
+    """A lost answer looks like a failure, and the client's own second try like a lost race."""
+    store.commit(manifest_of(store, "run1", "2022-01-01", "a"))
+    faulty = FaultyObjects(store.uri, 2, FAULTS[fault][0])
+    assert Store(store.uri, faulty).commit(manifest_of(store, "run2", "2022-01-01", "b")) == 2
+    assert faulty.trace == ["sizes", "open_table", "commit", "read_bytes"], "found by a look at the version it would have made"
+    assert items_in(store) == ["b"] and store.snapshot(SEEN_ITEMS.name).version == 2
+
+
+def test_another_writer_behind_a_lost_answer_is_not_undone(store, monkeypatch):
+    """Ours landed, its answer was lost, and before we look somebody replaces it: the commit is done, and is not made again over theirs."""
+    store.commit(manifest_of(store, "run0", "2022-01-01", "z"))
+    ours, theirs = manifest_of(store, "run1", "2022-01-01", "a"), manifest_of(store, "run2", "2022-01-01", "b")
+
+    def overtaken(name, operation, stale):
+        operation()
+        Store(store.uri).commit(theirs)
+        raise OSError("no answer")
+
+    faulty = FaultyObjects(store.uri, 2, overtaken)
+    assert Store(store.uri, faulty).commit(ours) == 2 and faulty.trace[2] == "commit"
+    assert items_in(store) == ["b"] and store.snapshot(SEEN_ITEMS.name).version == 3
+
+
+def test_a_commit_that_did_not_land_says_why_in_one_line(store):
+    store.commit(manifest_of(store, "run0", "2022-01-01", "z"))
+
+    def no_space(name, operation, stale):
+        raise OSError("Generic LocalFileSystem error\n          \x1b[31m↳\x1b[0m Unable to copy\n           \x1b[31m↳\x1b[0m No space left\n")
+
+    with pytest.raises(StoreError) as error:
+        Store(store.uri, FaultyObjects(store.uri, 2, no_space)).commit(manifest_of(store, "run1", "2022-01-01", "a"))
+    assert str(error.value) == (
+        "Could not commit to seen_items (Generic LocalFileSystem error: Unable to copy: No space left); readers keep what they have, check space and "
+        "rights, then run again."
+    )
+    assert items_in(store) == ["z"]
+
+
+def test_what_cannot_be_read_written_or_listed_is_one_sentence(store, tmp_path):
+    for operation in (lambda bad: bad.read_bytes(f"{bad.root}/x"), lambda bad: bad.write_bytes(f"{bad.root}/x", b""), lambda bad: bad.exists("x"),
+                      lambda bad: bad.list_files("x"), lambda bad: bad.delete(f"{bad.root}/x"), lambda bad: bad.load("events")):
+        with pytest.raises(StoreError, match=r"^[^\n]*the disk said no[^\n]*\.$"):
+            operation(Store(store.uri, FaultyObjects(store.uri, 0, FAULTS["fail_before"][0])))
+
+
+def test_a_released_version_whose_log_is_gone_is_no_empty_table(store):
+    publish_day(store, "2022-01-01", ["u1"])
+    publish_day(store, "2022-02-01", ["u1"])
+    log = store.path("tables", USER_EMBEDDINGS.name, "_delta_log")
+    for number in (0, 1):
+        os.remove(f"{log}/{number:020}.json")
+    with pytest.raises(StoreError, match="Expected a readable table at .*user_embeddings"):
+        store.snapshot(USER_EMBEDDINGS.name, 1)

@@ -4,7 +4,11 @@ import argparse
 from collections.abc import Callable
 
 from lurm.config import load_config
+from lurm.errors import MissingInputError
+from lurm.logs import FORMATS
 from lurm.periods import parse_as_of
+
+RELEASED = "released"
 
 
 def add_command(commands, name: str, summary: str, function: Callable, epilog: str, about: str | None = None) -> argparse.ArgumentParser:
@@ -13,6 +17,8 @@ def add_command(commands, name: str, summary: str, function: Callable, epilog: s
         name, help=summary, description=about or f"{summary[0].upper()}{summary[1:]}.", epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--log-format", choices=FORMATS, default=argparse.SUPPRESS,
+                        help="lines for people or for machines (default: LURM_LOG_FORMAT, else text)")
     parser.set_defaults(command=function)
     return parser
 
@@ -35,7 +41,20 @@ def add_stage_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
     """What one call of a stage needs: settings, warehouse, date, and the model if it is pinned."""
     add_settings(add_warehouse(parser))
     parser.add_argument("--as-of", required=True, metavar="YYYY-MM-DD", help="events before this date (UTC, exclusive) may be used")
-    parser.add_argument("--model", metavar="ID", help="use this trained model instead of training at --as-of")
+    parser.add_argument("--model", metavar="ID|released", help="use this trained model instead of training at --as-of; released: the model that "
+                        "readers follow, or for an earlier date that of the newest release not after it")
+    return add_future_model(add_wait(parser))
+
+
+def add_wait(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--wait", type=float, default=0.0, metavar="SECONDS",
+                        help="how long to wait for another run in the same warehouse to end (default: not at all)")
+    return parser
+
+
+def add_future_model(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser.add_argument("--allow-future-model", action="store_true",
+                        help="accept a --model that has seen events at or after the date; the release then says so")
     return parser
 
 
@@ -44,5 +63,16 @@ def context_of(options: argparse.Namespace):
     from lurm.lineage import Context
     from lurm.store import Store
 
-    config = load_config(options.config, options.overrides)
-    return Context(Store(options.warehouse), config, parse_as_of(options.as_of), options.model)
+    config, store, as_of = load_config(options.config, options.overrides), Store(options.warehouse), parse_as_of(options.as_of)
+    model_id = _released(store, as_of) if options.model == RELEASED else options.model
+    return Context(store, config, as_of, model_id, allow_future_model=options.allow_future_model)
+
+
+def _released(store, as_of: str) -> str:
+    from lurm.releases import released_model, releases
+
+    model_id = released_model(releases(store), as_of)
+    if model_id is None:
+        raise MissingInputError(f"Expected a release on or before {as_of} in {store.uri} whose model could be used, found none; pass the id of a "
+                                "model to --model, or leave it out to train one.")
+    return model_id

@@ -1,6 +1,9 @@
 """`lurm status`: what is in a warehouse."""
 
+from datetime import UTC, date, datetime
+
 from lurm.commands.arguments import add_command, add_warehouse
+from lurm.commands.recording import print_runs
 from lurm.commands.releasing import print_releases
 from lurm.errors import InputError
 
@@ -10,7 +13,8 @@ def add(commands) -> None:
 
 
 def _status(options) -> int:
-    from lurm.releases import releases
+    from lurm.releases import released, releases
+    from lurm.runs import last_runs
     from lurm.schema import TABLES
     from lurm.store import Store
 
@@ -30,5 +34,14 @@ def _status(options) -> int:
             info = store.artifact_info(kind, artifact_id)
             size = f", {info['n_interests']} interests" if "n_interests" in info else ""
             print(f"{kind[:-1]:<18}{artifact_id}  trained on events before {info['as_of']}{size}")
-    print_releases(releases(store))
+    moves = releases(store)
+    print_releases(moves)
+    now = released(store)
+    if now:
+        age = (datetime.now(UTC).date() - date.fromisoformat(now["as_of"])).days
+        print(f"readers get       release {now['epoch']} of {now['as_of']}, {age} days old")
+    last = last_runs(store, 1)
+    if last:
+        print("last run")
+        print_runs(last)
     return 0

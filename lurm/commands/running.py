@@ -1,8 +1,10 @@
 """`lurm run`, one command a stage, and `lurm stages`."""
 
 import json
+from dataclasses import replace
 
 from lurm.commands.arguments import add_command, add_stage_arguments, context_of
+from lurm.errors import ConfigError
 from lurm.pipeline import BY_NAME, STAGES
 
 
@@ -15,6 +17,9 @@ def add(commands) -> None:
         about = f"{stage.summary[0].upper()}{stage.summary[1:]}.\n\nreads:  {reads}\nwrites: {writes}"
         parser = add_command(commands, stage.name, stage.summary, _one_stage, _example(stage.name), about=about)
         add_stage_arguments(parser).set_defaults(stage=stage.name)
+        if stage.name == "publish":
+            parser.add_argument("--force", action="store_true", help="publish although limits of the quality gate are passed; never a damaged table")
+            parser.add_argument("--reason", metavar="TEXT", help="why it is forced: kept with the release, the commit and the report")
     add_command(commands, "stages", "print the stages with what each reads and writes", _stages, "example:\n  lurm stages")
 
 
@@ -29,7 +34,7 @@ def _run(options) -> int:
     if options.until:
         order = list(BY_NAME)
         names = [name for name in names if order.index(name) <= order.index(options.until)]
-    reports = run_stages(context, names)
+    reports = run_stages(context, names, wait_seconds=options.wait)
     _print_stages(reports)
     if reports.get("publish", {}).get("released"):
         from lurm import open_table
@@ -41,9 +46,20 @@ def _run(options) -> int:
 def _one_stage(options) -> int:
     from lurm.runner import run_stages
 
-    reports = run_stages(context_of(options), [options.stage])
+    context = replace(context_of(options), force_reason=_force_reason(options))
+    reports = run_stages(context, [options.stage], options.stage, wait_seconds=options.wait)
     print(json.dumps(reports[options.stage], default=str))
     return 0
+
+
+def _force_reason(options) -> str | None:
+    forced, reason = getattr(options, "force", False), getattr(options, "reason", None)
+    if not forced and reason is None:
+        return None
+    if not (forced and reason and reason.strip()):
+        raise ConfigError(f"Expected --force together with --reason TEXT, got {'no reason' if forced else 'a reason alone'}; write for example "
+                          "--force --reason 'a shop was closed, half of its users are gone'.")
+    return " ".join(reason.split())
 
 
 def _stages(options) -> int:

@@ -30,7 +30,8 @@ def run_demo(directory: str, config: str = "demo", overrides: list[str] | None =
     started = time.monotonic()
     folder = Path(directory)
     world = _world(folder / f"world-{fingerprint(WORLD)[:8]}")
-    sources = [f"events.path={world.events_path}", f"items.path={world.items_path}"]
+    # Whole paths, because another place is another log to ingest: the scheduler, which starts elsewhere, names the same one.
+    sources = [f"events.path={Path(world.events_path).resolve()}", f"items.path={Path(world.items_path).resolve()}"]
     settings = load_config(config, [*sources, *(overrides or [])])
     context = Context(Store(str(folder / "warehouse")), settings, world.end)
     reports = run_stages(context, stages_to_run(None))
