@@ -30,7 +30,8 @@ def test_a_file_and_then_the_command_line(tmp_path):
 @pytest.mark.parametrize(("override", "sentence"), [
     ("smen.max_step=3", "Unknown setting 'smen.max_step'; did you mean 'smen.max_steps'?"),
     ("smem.max_steps=3", "Unknown setting 'smem'; did you mean 'smen'?"),
-    ("zzz=1", "Unknown setting 'zzz'; known here: embed, encoder, events, gate, input_gate, interests, items, pairs, publish, seed, service, smen, spark."),
+    ("zzz=1", "Unknown setting 'zzz'; known here: embed, encoder, events, gate, input_gate, interests, items, pairs, publish, seed, service, smen, "
+              "spark."),
     ("smen.max_steps=many", "Setting 'smen.max_steps' expects a whole number, got 'many'; mend its value."),
     ("smen.max_steps=1.5", "Setting 'smen.max_steps' expects a whole number, got '1.5'; mend its value."),
     ("smen.temperature=warm", "Setting 'smen.temperature' expects a number, got 'warm'; mend its value."),
