@@ -4,9 +4,11 @@ Exit code 0 on success; 2 with one sentence on stderr for anything the user can 
 """
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from lurm import __version__, logs
 from lurm.commands import backfilling, checking, demo, inspecting, reading, recording, releasing, running
@@ -39,6 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def run_and_leave(arguments: Sequence[str] | None = None) -> NoReturn:
+    """`main` as a process of its own: Python's own clean-up, and then out.
+
+    Native threads (Arrow's, Delta's) now and then abort an interpreter that takes itself apart, after all is done and written: a run that
+    had succeeded then ended with SIGABRT, and a scheduler would have tried it again.
+    """
+    code = main(arguments)
+    atexit._run_exitfuncs()  # what libraries want done: sessions stopped, logs flushed
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lurm", description="Full-life-cycle user embeddings: a log of events and a catalogue of titles in, one vector per user and date out.",
@@ -52,4 +67,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_leave()

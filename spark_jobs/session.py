@@ -135,6 +135,6 @@ def gpu_profile(settings):
 
 def job_main(stage: str) -> None:
     """main() of a job under spark-submit: the same arguments as `lurm STAGE`."""
-    from lurm.cli import main
+    from lurm.cli import run_and_leave
 
-    sys.exit(main([stage, *sys.argv[1:]]))
+    run_and_leave([stage, *sys.argv[1:]])
