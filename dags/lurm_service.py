@@ -58,9 +58,11 @@ def model(uri, as_of):
 
 try:
     print(json.dumps({"release": release, "model": model}[sys.argv[1]](*sys.argv[2:])), flush=True)
+    sys.stdout.flush()
+    os._exit(0)  # native threads now and then abort an interpreter that takes itself apart, after all is done
 except LurmError as error:
-    sys.exit(f"lurm: {error}")
-os._exit(0)  # Arrow's threads now and then abort an interpreter that is ending, after all is done
+    print(f"lurm: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
 """
 
 

@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int | str:
     options = parser.parse_args(arguments)
     home = Path(options.home).resolve()
     home.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         service = service_environment(options.warehouse) if options.warehouse else demo_environment(Path(options.demo))
         environment = airflow_environment(home, options.port or free_port(8080), options.database) | service

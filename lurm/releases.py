@@ -5,7 +5,6 @@ epoch, accepted only if nobody moved the pointer in between; rolling back is one
 file, which every move writes anew: whoever opens the table reads one small file, after ten years as on the first day.
 """
 
-import io
 import random
 import time
 from collections.abc import Mapping
@@ -112,6 +111,6 @@ def _already_there(history: list[dict], row: Mapping) -> dict | None:
 
 
 def _rows(store: Store, snapshot) -> list[dict]:
-    tables = [pq.read_table(io.BytesIO(store.read_bytes(uri)), partitioning=None) for uri in snapshot.uris()]
+    tables = [pq.read_table(pa.BufferReader(store.read_bytes(uri)), partitioning=None, use_threads=False) for uri in snapshot.uris()]
     blank = dict.fromkeys(RELEASES.schema.names)  # releases written before a column was added lack it
     return sorted(({**blank, **row} for table in tables for row in table.to_pylist()), key=lambda row: row["epoch"])

@@ -143,6 +143,9 @@ def test_nothing_unsafe_and_nothing_left_undone(file):
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f"{where}: a bare except"
         if isinstance(node, ast.Call):
+            given = [dotted(part.func) for part in node.args[:1] if isinstance(part, ast.Call)]
+            reads = dotted(node.func) in {"pq.read_table", "pq.ParquetFile"} and "io.BytesIO" in given and file in CODE
+            assert not reads, f"{where}: Arrow reads Python's file objects in threads that can abort the process at its end; use pa.BufferReader"
             assert dotted(node.func) not in {"torch.load", "torch.save", "joblib.load", "pandas.read_pickle", "pd.read_pickle"}, where
             for keyword in node.keywords:
                 told = getattr(keyword.value, "value", None)
