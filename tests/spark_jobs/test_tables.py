@@ -1,5 +1,7 @@
 """A table read by Spark is the table that was staged, locally and through Arrow's file systems; staging shows nothing to anybody."""
 
+from collections import Counter
+
 import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
@@ -67,12 +69,15 @@ def test_a_table_that_is_not_there_has_columns_and_no_rows(spark, store):
 def test_tasks_run_once_each_on_the_executors(spark, store):
     moment = instant("2020-01-01")
 
-    def produce(task):
+    def produce(task, counted):
+        counted["tasks"] += 1
         rows = [{"user_id": task["user"], "item_id": "i", "timestamp": moment, "weight": 1, "month": task["month"]}]
         yield pa.RecordBatch.from_pylist(rows, EVENTS.schema)
 
     tasks = [{"user": f"u{number}", "month": f"2020-0{number}"} for number in range(1, 4)]
-    files = stage_tasks(spark, tasks, produce, store, EVENTS, "run1", rows_per_file=10, keys=["month"])
+    totals = Counter(tasks=4)
+    files = stage_tasks(spark, tasks, produce, store, EVENTS, "run1", rows_per_file=10, keys=["month"], totals=totals)
+    assert totals == {"tasks": 7}, "what the tasks counted is added"
     assert [(file.partition["month"], file.first_key) for file in files] == [(task["month"], task["user"]) for task in tasks]
     assert stage_tasks(spark, [], produce, store, EVENTS, "run1", rows_per_file=10) == []
 
