@@ -67,6 +67,7 @@ def one_length(folder: Path, years: int, options: argparse.Namespace) -> tuple[d
     shutil.rmtree(folder, ignore_errors=True)
     world = write_world(folder / "world", WorldSettings(
         n_users=options.users, n_items=options.users, n_topics=200, n_months=12 * years, events_per_user=options.events_per_year * years,
+        start=f"{2025 - years}-01",  # over before today: events from the future would be quarantined
     ))
     eve, day = (str(np.datetime64(world.end) - DAYS_BEFORE_END + number) for number in (0, 1))
     n_events, n_day = _arrivals(Path(world.events_path), folder / "events", eve, day)
