@@ -2,7 +2,7 @@
 
 In: the closed bags, a trained SMEN, the states kept before. Out: `user_states` at the first day of the open month. A month that closes
 is one step from the states before it; whom late events concern is folded again from his whole life; a bucket in which nothing changed
-keeps its files. States of earlier months are dropped with the same commit.
+keeps its files. States of earlier months, and of models that are not run any more, are dropped with the same commit.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ from lurm.config import fingerprint
 from lurm.errors import StoreError
 from lurm.lineage import Context
 from lurm.manifest import Manifest, Snapshot
+from lurm.periods import month_number
 from lurm.periods import until as end_of
 from lurm.schema import BAGS, MONTH, USER_STATES
 from spark_jobs.session import gpu_profile, job_main, progress
@@ -69,8 +70,7 @@ def run(context: Context) -> dict:
         files = stage_tasks(spark, tasks, produce, store, USER_STATES, run_key, rows_per_file=settings.rows_per_file, keys=["bucket"],
                             partition=scope, resources=gpu_profile(settings), totals=totals)
     files += [file for bucket in same for file in kept[bucket].states.files]
-    earlier = {value for value in store.snapshot(USER_STATES.name).where(model_id=model_id).values("until") if value < until}
-    replaces = tuple({**scope, "until": value} for value in sorted(earlier | {until}))
+    replaces = (scope, *_outdated(store.snapshot(USER_STATES.name), model_id, until))
     figures = {**totals, "buckets": len(recipes), "buckets_as_they_were": len(same), "buckets_advanced": len(states), "recipes": recipes}
     manifest = Manifest(USER_STATES.name, run_key, tuple(files), replaces, figures, {"bags": bags.version})
     store.write_manifest(manifest)
@@ -106,6 +106,14 @@ def _closed_months(context: Context, version: int, since: str) -> Snapshot | Non
     bags = bags.where(space_id=context.space_id(), scale=MONTH, period=lambda period: f"{period}-01" < since)
     files = tuple(file for file in bags.files if file.rows and file.partition["until"] == end_of(file.partition["period"], since))
     return Snapshot(bags.table, bags.version, files, bags.root)
+
+
+def _outdated(live: Snapshot, model_id: str, until: str) -> list[dict[str, str]]:
+    """States that nobody goes on from: earlier ones of this model, and those of models that have not been run for two months."""
+    found = {(file.partition["model_id"], file.partition["until"]) for file in live.files}
+    long_ago = month_number(until) - 2
+    return [{"model_id": model, "until": value} for model, value in sorted(found)
+            if (value < until if model == model_id else month_number(value) < long_ago)]
 
 
 def _task(bucket: str, kept: Kept | None, bags: Snapshot) -> dict:

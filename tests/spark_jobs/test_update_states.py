@@ -12,9 +12,11 @@ from conftest import AS_OF
 from small_pipeline import PINNED_STAGES, copy_chain, instant, make_context, no_spark, published, run, source_overrides
 
 from lurm.errors import MissingInputError
+from lurm.manifest import Manifest
 from lurm.periods import end_month
 from lurm.schema import USER_STATES
 from lurm.smen.streams import embed_lives, load_frozen
+from lurm.staging import stage_table
 from spark_jobs.embed_users import run as embed_users
 from spark_jobs.update_states import run as update_states
 
@@ -98,11 +100,16 @@ def test_a_bucket_without_a_change_keeps_its_files_and_a_rerun_starts_no_spark(f
     overrides = (f"events.path={tmp_path}/events", f"items.path={world}/items")
     context = make_context(tmp_path / "warehouse", AS_OF, lambda: spark, *overrides, model_id=source.trained_model_id())
     copy_chain(source, context.store)
+    for until in ("2020-06-01", "2021-01-01"):  # of a model that is not run any more
+        partition = {"model_id": "model-other", "until": until, "bucket": "0"}
+        file = stage_table(context.store, USER_STATES, f"other{until}", partition, USER_STATES.data_schema.empty_table())
+        context.store.commit(Manifest(USER_STATES.name, f"other{until}", (file,), (partition,)))
     stages = PINNED_STAGES[: PINNED_STAGES.index("embed-users")]
     first = run(context, stages)["update-states"]
     users = set(pc.unique(events["user_id"]).to_pylist())
     assert (first["until"], first["buckets_as_they_were"], first["folded_again"]) == ("2021-02-01", 0, 0) and first["users"] <= len(users)
     before = {file.path for file in context.store.snapshot(USER_STATES.name).files}
+    assert context.store.snapshot(USER_STATES.name).where(model_id="model-other").values("until") == ["2021-01-01"]
 
     idle = make_context(tmp_path / "warehouse", AS_OF, no_spark, *overrides, model_id=source.trained_model_id())
     assert update_states(idle) == {"skipped": "nothing changed"}
