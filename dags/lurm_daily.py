@@ -41,12 +41,8 @@ with DAG(
     doc_md=__doc__,
     # "@daily" alone is a trigger without a data interval in Airflow 3, and a run without an interval has no date.
     schedule=CronDataIntervalTimetable(os.environ.get("LURM_DAILY_CRON", "0 0 * * *"), timezone="UTC"),
-    start_date=lurm_service.START,
-    catchup=False,
-    max_active_runs=1,
     dagrun_timeout=timedelta(hours=23),
-    default_args=lurm_service.DEFAULT_ARGS,
-    tags=["lurm", "user embeddings"],
+    **lurm_service.ONE_AT_A_TIME,
     params={
         "as_of": lurm_service.as_of_parameter(),
         "model": Param("released", type="string", minLength=1, title="model", description="released, or the id of a trained model."),

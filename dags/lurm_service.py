@@ -39,11 +39,15 @@ DEFAULT_ARGS = {
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=30),
 }
+# Of both DAGs that write the table: two of their runs at once would only wait for each other, and what was missed is a backfill's to fill.
+ONE_AT_A_TIME = {
+    "start_date": START, "catchup": False, "max_active_runs": 1, "default_args": DEFAULT_ARGS, "tags": ["lurm", "user embeddings"],
+}
 # Questions to the warehouse, asked in a process of its own, because importing Arrow is not for a DAG file. The answer is a line of JSON.
 ASK = """
 import json, os, sys, lurm
-from lurm.errors import LurmError, MissingInputError
-from lurm.releases import released_model, releases
+from lurm.errors import LurmError
+from lurm.releases import followed_model
 from lurm.store import Store
 
 def release(uri):
@@ -51,10 +55,7 @@ def release(uri):
     return {"epoch": table.epoch, "as_of": table.as_of, "table_version": table.version, "model_id": table.model_id}
 
 def model(uri, as_of):
-    model_id = released_model(releases(Store(uri)), as_of)
-    if model_id is None:
-        raise MissingInputError(f"Expected a release on or before {as_of} in {uri}, found none; train first (lurm_train), or name a model.")
-    return model_id
+    return followed_model(Store(uri), as_of)
 
 try:
     print(json.dumps({"release": release, "model": model}[sys.argv[1]](*sys.argv[2:])), flush=True)
@@ -133,7 +134,7 @@ def check_schedule(run_type: str, as_of: str) -> None:
 
 
 def resolve_model(wanted: str, as_of: str) -> str:
-    """The id of the model of a run: "released" becomes what that means now (see lurm.releases.released_model), for all stages of the run."""
+    """The id of the model of a run: "released" becomes what that means now (see lurm.releases.followed), for all stages of the run."""
     return ask("model", warehouse(), as_of) if wanted == "released" else wanted
 
 

@@ -30,12 +30,8 @@ with DAG(
     description="Item encoder, interests, bags, SMEN, and the embeddings of the new model",
     doc_md=__doc__,
     schedule=CronDataIntervalTimetable(os.environ.get("LURM_TRAIN_CRON", "0 0 1 * *"), timezone="UTC"),
-    start_date=lurm_service.START,
-    catchup=False,
-    max_active_runs=1,
     dagrun_timeout=timedelta(days=5),
-    default_args=lurm_service.DEFAULT_ARGS,
-    tags=["lurm", "user embeddings"],
+    **lurm_service.ONE_AT_A_TIME,
     params={
         "as_of": lurm_service.as_of_parameter(),
         "release": Param(True, type="boolean", title="release", description="false: a candidate, readers stay where they are."),

@@ -20,8 +20,8 @@ from lurm.ingredients import what_changed
 from lurm.lineage import OPERATIONAL, Context
 from lurm.logs import hide_secrets, logged_run
 from lurm.periods import until
-from lurm.pipeline import BY_NAME
-from lurm.releases import released_model, releases
+from lurm.pipeline import BY_NAME, RELEASED
+from lurm.releases import followed, releases
 from lurm.runner import SparkOnDemand, run_stages, stages_to_run
 from lurm.runs import FAILED, RUNNING, Recorder, last_runs, median_seconds, new_record, read_run, recorded, settings_to_show, status_of
 from lurm.schema import USER_EMBEDDINGS
@@ -30,7 +30,6 @@ from lurm.store import Store
 log = logging.getLogger("lurm")
 EVERY = ("day", "week", "month")
 TO_DO, DONE, MISSING, FAILED_DATE = "to do", "done", "missing", "failed"
-RELEASED = "released"
 SHARED = ("ingest", "encode-items", "assign-interests")  # say nothing of a date: run once, for all dates
 REMEMBERED_RUNS = 50  # past runs that the estimate looks at
 
@@ -76,14 +75,15 @@ def _months_later(day: date, n: int) -> date:
 
 
 def models_for(store: Store, dates: Sequence[str], model: str) -> dict[str, str | None]:
-    """The model of each date: the one named, or what `released` means for it (see lurm.releases.released_model)."""
+    """The model of each date: the one named, or what `released` means for it (see lurm.releases.followed)."""
     if model != RELEASED:
         if not store.has_artifact("models", model):
             known = ", ".join(store.list_artifacts("models")) or "none"
             raise MissingInputError(f"Expected model {model!r} in {store.uri}, found: {known}; pass one of these to --model, or `released`.")
         return dict.fromkeys(dates, model)
     moves = releases(store)
-    return {as_of: released_model(moves, as_of) for as_of in dates}
+    rows = {as_of: followed(moves, as_of) for as_of in dates}
+    return {as_of: row and row["model_id"] for as_of, row in rows.items()}
 
 
 def plan(base: Context, models: dict[str, str | None], stale_months: Callable[[Context], list[str]] | None = None) -> list[PlannedDate]:

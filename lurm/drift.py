@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from lurm.embedding_table import EmbeddingTable
-from lurm.profile import Profile, Sample, hash_of_users, unit_rows
-from lurm.releases import releases
+from lurm.profile import Profile, Sample, hash_of_users
+from lurm.releases import followed, releases
 from lurm.schema import USER_EMBEDDINGS
 from lurm.store import Store
-
-NEIGHBOURS = 10
+from lurm.vectors import mean_shift, neighbour_overlap, unit_rows
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,7 @@ def baseline(store: Store, as_of: str, run_key: str) -> dict | None:
     It is what readers follow now, unless that is of a later date: then the newest date before or at `as_of`. So what was rolled back is
     no measure, and what this very run released before is none either.
     """
-    history = [row for row in releases(store) if row["run_key"] != run_key]
-    current = next((row for row in reversed(history) if row["current"]), None)
-    if current and current["as_of"] <= as_of:
-        return current
-    earlier = [row for row in history if row["as_of"] <= as_of]
-    return max(earlier, key=lambda row: (row["as_of"], row["epoch"]), default=None)
+    return followed([row for row in releases(store) if row["run_key"] != run_key], as_of)
 
 
 def compare(store: Store, release: dict, model_id: str, profile: Profile, sample: Sample, min_users: int) -> Drift:
@@ -60,35 +54,13 @@ def compare(store: Store, release: dict, model_id: str, profile: Profile, sample
     drift = Drift(profile.rows / n_before, n_lost / n_before, len(now))
     if len(now) < min_users:
         return drift
-    overlap = neighbour_overlap(before, now)
+    overlap = float(neighbour_overlap(before, now).mean())
     if release["model_id"] != model_id:
         return Drift(drift.user_ratio, drift.lost_users, len(now), neighbour_overlap=overlap)
     return Drift(
         drift.user_ratio, drift.lost_users, len(now), float((unit_rows(before) * unit_rows(now)).sum(axis=1).mean()), mean_shift(before, now),
         float(np.linalg.norm(now, axis=1).mean() / max(np.linalg.norm(before, axis=1).mean(), 1e-30)), overlap,
     )
-
-
-def mean_shift(before: np.ndarray, now: np.ndarray) -> float:
-    """How far the mean of the same users moved, in spreads of `before`; both (n, d)."""
-    before, now = np.asarray(before, np.float64), np.asarray(now, np.float64)
-    spread = np.sqrt(np.square(before - before.mean(axis=0)).sum(axis=1).mean())
-    return float(np.linalg.norm((now - before).mean(axis=0)) / max(spread, 1e-30))
-
-
-def neighbour_overlap(before: np.ndarray, now: np.ndarray, n_neighbours: int = NEIGHBOURS) -> float:
-    """Share of a row's nearest rows in `before` that are among its nearest in `now`; (n, d) and (n, e), n > n_neighbours + 1."""
-    nearest = [_nearest(vectors, n_neighbours) for vectors in (before, now)]
-    kept = [len(np.intersect1d(left, right, assume_unique=True)) for left, right in zip(*nearest, strict=True)]
-    return float(np.mean(kept) / n_neighbours)
-
-
-def _nearest(vectors: np.ndarray, n_neighbours: int) -> np.ndarray:
-    """(n, n_neighbours) rows of largest cosine, without the row itself."""
-    rows = unit_rows(vectors)
-    cosines = rows @ rows.T
-    np.fill_diagonal(cosines, -np.inf)
-    return np.argpartition(-cosines, n_neighbours, axis=1)[:, :n_neighbours]
 
 
 def _contains(ascending: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from lurm.schema import BAGS, MONTH
 
 def ingredients(context: Context) -> dict[str, str]:
     """Digests of the closed months' bags, of the open month's events, and of the interests if some of those events had none."""
-    month = open_month(context.as_of)
+    month = context.as_of[:7]  # counted up to as_of only; on the first of a month it has nothing before as_of
     told = {"closed_months": closed_months(context).digest(), "open_month_events": "", "open_month_interests": ""}
     events = context.events().where(month=month)
     if events.files:
@@ -24,7 +24,7 @@ def ingredients(context: Context) -> dict[str, str]:
 
 def what_changed(context: Context, then: dict[str, str]) -> str | None:
     """What is not as it was when a date was made of `then`, in words; None if the date would get the same bags."""
-    month = open_month(context.as_of)
+    month = context.as_of[:7]  # counted up to as_of only; on the first of a month it has nothing before as_of
     if closed_months(context).digest() != then.get("closed_months"):
         return "closed months have other events now"
     events = context.events().where(month=month)
@@ -33,11 +33,6 @@ def what_changed(context: Context, then: dict[str, str]) -> str | None:
     if then["open_month_interests"] and then["open_month_interests"] != context.interests().digest():
         return f"{month} had events of items without an interest, and items have been added"
     return None
-
-
-def open_month(as_of: str) -> str:
-    """The month that is counted up to as_of only, YYYY-MM; on the first of a month that month, in which nothing lies before as_of."""
-    return as_of[:7]
 
 
 def closed_months(context: Context) -> Snapshot:

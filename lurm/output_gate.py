@@ -16,9 +16,10 @@ from lurm.errors import StoreError
 from lurm.lineage import Context
 from lurm.manifest import Manifest, Snapshot
 from lurm.periods import empty_months
-from lurm.profile import RANKED, Profile, Sample, effective_rank, mean_cosine, profile_embeddings
+from lurm.profile import RANKED, Profile, Sample, profile_embeddings
 from lurm.schema import MONTH
 from lurm.staging import read_files
+from lurm.vectors import effective_rank, mean_cosine
 
 
 def output_figures(context: Context, manifest: Manifest) -> tuple[dict, dict]:

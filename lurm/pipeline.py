@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 SPARK, PYTHON = "spark", "python"
 TRAIN, DAILY = "train", "daily"
+RELEASED = "released"  # a model by its role: what it means for a date says lurm.releases.followed
 
 
 @dataclass(frozen=True)

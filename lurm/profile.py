@@ -106,27 +106,6 @@ def profile_embeddings(store: Store, manifest: Manifest, n_sampled: int = 2_000)
     return profile, Sample(users[order], vectors[order], everybody)
 
 
-def mean_cosine(vectors: np.ndarray) -> float:
-    """Mean cosine over all pairs of different rows, (n, d) with n > 1; 1 when all point the same way."""
-    n_rows, total = len(vectors), unit_rows(vectors).sum(axis=0, dtype=np.float64)
-    return float((total @ total - n_rows) / (n_rows * (n_rows - 1)))
-
-
-def effective_rank(vectors: np.ndarray) -> float:
-    """exp(entropy of the normalised singular values) of the centred rows, as in training (Roy and Vetterli, 2007); 0 when all are equal."""
-    centred = np.asarray(vectors, np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    if np.abs(centred).max() <= 1e-6 * max(np.abs(vectors).max(), 1e-30):
-        return 0.0
-    shares = np.sqrt(np.clip(np.linalg.eigvalsh(centred @ centred.T), 0, None))
-    shares = shares[shares > 0] / shares.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1; zero rows stay zero."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30)
-
-
 def hash_of_users(users: pa.Array) -> np.ndarray:
     """(n,) uint64; the same user has the same hash in every version."""
     return hash64_of_text(users.to_pylist(), SEED)

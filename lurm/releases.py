@@ -55,20 +55,23 @@ def move_release(store: Store, row: Mapping) -> dict:
 def released(store: Store, as_of: str | None = None) -> dict | None:
     """What readers get: the current release, or with `as_of` the newest released date that is not after it; None if there is none."""
     history = releases(store)
-    if as_of is None:
-        return _current(history)
-    dates = [row["as_of"] for row in history if row["as_of"] <= as_of]
-    return next((row for row in reversed(history) if row["as_of"] == max(dates)), None) if dates else None
+    return _current(history) if as_of is None else _newest(history, as_of)
 
 
-def released_model(history: list[dict], as_of: str) -> str | None:
-    """The model that `released` means for a date, among all moves: that of the release readers follow, if it is not after the date (so a
-    model that was rolled back is not taken up again), else that of the newest release not after it; None if there is none."""
+def followed(history: list[dict], as_of: str) -> dict | None:
+    """What a table of `as_of` goes on from, among all moves: the release that readers follow, if it is not after the date (so what was
+    rolled back is not taken up again), else the newest release not after it; None if there is none."""
     now = _current(history)
-    if now is not None and now["as_of"] <= as_of:
-        return now["model_id"]
-    newest = max((row["as_of"] for row in history if row["as_of"] <= as_of), default=None)
-    return next((row["model_id"] for row in reversed(history) if row["as_of"] == newest), None)
+    return now if now is not None and now["as_of"] <= as_of else _newest(history, as_of)
+
+
+def followed_model(store: Store, as_of: str) -> str:
+    """The model that `released` means for a date: that of `followed`. Raises MissingInputError if there is none."""
+    row = followed(releases(store), as_of)
+    if row is None:
+        raise MissingInputError(f"Expected a release on or before {as_of} in {store.uri} whose model could be used, found none; train one "
+                                "first, or name the id of a model.")
+    return row["model_id"]
 
 
 def rollback(store: Store, epoch: int | None = None, reason: str = "rollback") -> dict:
@@ -94,6 +97,11 @@ def rollback(store: Store, epoch: int | None = None, reason: str = "rollback") -
 
 def _current(history: list[dict]) -> dict | None:
     return next((row for row in reversed(history) if row["current"]), None)
+
+
+def _newest(history: list[dict], as_of: str) -> dict | None:
+    dates = [row["as_of"] for row in history if row["as_of"] <= as_of]
+    return next((row for row in reversed(history) if row["as_of"] == max(dates)), None) if dates else None
 
 
 def _publishes(row: Mapping) -> bool:

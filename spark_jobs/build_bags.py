@@ -35,7 +35,7 @@ def _build_months(context: Context, space_id: str) -> dict:
     store, settings = context.store, context.config.spark
     events, interests = context.events(), context.interests()
     recipes = _recipes(context, space_id)
-    changed = [month for month in recipes if not _is_fresh(context, space_id, month, recipes[month], interests.digest())]
+    changed = _changed(context, space_id, recipes, interests.digest())
     if not changed:
         return {"skipped": "nothing changed"}
     run_key = fingerprint("bags-months", [[month, recipes[month]] for month in changed], interests.digest())
@@ -79,8 +79,8 @@ def _build_months(context: Context, space_id: str) -> dict:
 
 def stale_months(context: Context) -> list[str]:
     """Months before as_of whose bags are not those of their events and interests as they are now: what this stage would count again."""
-    space_id, interests = context.space_id(), context.interests().digest()
-    return [month for month, recipe in _recipes(context, space_id).items() if not _is_fresh(context, space_id, month, recipe, interests)]
+    space_id = context.space_id()
+    return _changed(context, space_id, _recipes(context, space_id), context.interests().digest())
 
 
 def _recipes(context: Context, space_id: str) -> dict[str, str]:
@@ -96,7 +96,7 @@ def _build_years(context: Context, space_id: str) -> dict:
     months = context.bags(with_years=False).where(scale=MONTH)
     by_year = {year: months.where(period=lambda period, year=year: period[:4] == year) for year in {m[:4] for m in months.values("period")}}
     recipes = {year: fingerprint("year", until(year, context.as_of), part.digest()) for year, part in by_year.items()}
-    changed = sorted(year for year in recipes if not _is_fresh(context, space_id, year, recipes[year], ""))
+    changed = _changed(context, space_id, recipes, "")
     if not changed:
         return {"skipped": "nothing changed"}
     run_key = fingerprint("bags-years", space_id, [[year, recipes[year]] for year in changed])
@@ -125,16 +125,26 @@ def _build_years(context: Context, space_id: str) -> dict:
     return {"periods": len(changed), "rows": figures["rows"]}
 
 
-def _is_fresh(context: Context, space_id: str, period: str, recipe: str, interests: str) -> bool:
-    """Whether the live partition of a period was built from exactly these inputs."""
-    live = context.store.snapshot(BAGS.name).where(space_id=space_id, period=period, until=until(period, context.as_of))
-    if len(live.run_keys()) != 1:
-        return False
-    manifest = context.store.read_manifest(BAGS.name, live.run_keys().pop())
-    facts = manifest.figures["periods"].get(period) if manifest else None
-    if facts is None or facts["recipe"] != recipe:
-        return False
-    return facts["unassigned"] == 0 or facts["interests"] == interests
+def _changed(context: Context, space_id: str, recipes: dict[str, str], interests: str) -> list[str]:
+    """Periods whose live partition was not built from exactly these inputs. The table and each manifest are read once, not per period."""
+    live, by_period, manifests = context.store.snapshot(BAGS.name).where(space_id=space_id), {}, {}
+    for file in live.files:
+        if file.partition["until"] == until(file.partition["period"], context.as_of):
+            by_period.setdefault(file.partition["period"], set()).add(file.run_key)
+
+    def is_fresh(period: str) -> bool:
+        run_keys = by_period.get(period, set())
+        if len(run_keys) != 1:
+            return False
+        run_key = next(iter(run_keys))
+        if run_key not in manifests:
+            manifests[run_key] = context.store.read_manifest(BAGS.name, run_key)
+        facts = manifests[run_key].figures["periods"].get(period) if manifests[run_key] else None
+        if facts is None or facts["recipe"] != recipes[period]:
+            return False
+        return facts["unassigned"] == 0 or facts["interests"] == interests
+
+    return sorted(period for period in recipes if not is_fresh(period))
 
 
 def _commit(context: Context, space_id: str, scale: str, periods: list[str], run_key: str, files: list, figures: dict) -> None:

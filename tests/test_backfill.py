@@ -419,5 +419,5 @@ def test_released_is_the_model_of_the_newest_release_before_the_date(store, tmp_
         return context_of(_parser().parse_args(["embed-users", "--warehouse", store.uri, "--as-of", as_of, "--model", "released"]))
 
     assert context("2021-02-01").model_id == context("2021-06-01").model_id == "planted"
-    with pytest.raises(MissingInputError, match="Expected a release on or before 2021-01-31 in .* whose model could be used, found none; pass"):
+    with pytest.raises(MissingInputError, match="Expected a release on or before 2021-01-31 in .* whose model could be used, found none; train one"):
         context("2021-01-31")

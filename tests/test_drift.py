@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from published import MODEL, N_ANCHORS, publish_day, rows_of, stage_day
 
-from lurm.drift import Drift, baseline, compare, mean_shift, neighbour_overlap
+from lurm.drift import Drift, baseline, compare
 from lurm.profile import profile_embeddings
 from lurm.releases import releases, rollback
 from lurm.store import Store
@@ -52,25 +52,6 @@ def test_another_model_has_neighbours_only(store):
     publish_day(store, "2021-12-01", USERS)
     drift = drift_of(store, USERS, rows(40), "model-new")
     assert drift.same_user_cosine is drift.mean_shift is drift.norm_ratio is None and 0 < drift.neighbour_overlap < 1
-
-
-def test_mean_shift_by_hand():
-    before = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])  # every row is 1 from the mean: the spread is 1
-    assert mean_shift(before, before + [3, 4]) == pytest.approx(5.0) and mean_shift(before, before * 7) == pytest.approx(0.0)
-    assert mean_shift(10 * before, 10 * before + [3, 4]) == pytest.approx(0.5)
-
-
-def test_neighbour_overlap_by_hand():
-    angles = np.deg2rad([0, 10, 30, 180, 190, 210])
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    assert neighbour_overlap(circle, 5 * circle @ [[0, 1], [1, 0]], 2) == 1.0, "mirrored and scaled, everybody keeps the neighbours"
-    swapped = circle[[3, 1, 2, 0, 4, 5]]  # 0 and 3 change places
-    # 0 and 3 lose both neighbours; 1, 2, 4 and 5 keep one of two
-    assert neighbour_overlap(circle, swapped, 2) == pytest.approx((0 + 0 + 4 * 0.5) / 6)
-
-
-def test_unrelated_vectors_share_what_chance_gives():
-    assert neighbour_overlap(rows(400, 1), rows(400, 2)) == pytest.approx(10 / 399, abs=0.01)
 
 
 def test_what_a_date_is_held_against(store):

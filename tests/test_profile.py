@@ -11,7 +11,7 @@ from published import DIM, N_ANCHORS, rows_of, stage_day, vector
 
 from lurm.errors import StoreError
 from lurm.manifest import DataFile, Manifest
-from lurm.profile import effective_rank, mean_cosine, profile_embeddings, unit_rows
+from lurm.profile import profile_embeddings
 from lurm.schema import USER_EMBEDDINGS
 from lurm.store import Store
 
@@ -143,20 +143,3 @@ def test_the_sample_is_by_user_not_by_place(store, tmp_path):
     assert np.array_equal(sample.vectors, vectors[places])
     assert one.norm_mean == pytest.approx(np.linalg.norm(vectors, axis=1).mean()) == pytest.approx(many.norm_mean)
     assert np.allclose(one.anchor_norms, np.linalg.norm(vectors.reshape(-1, N_ANCHORS, DIM), axis=2).mean(axis=0))
-
-
-def test_mean_cosine_by_hand():
-    assert mean_cosine(np.array([[1.0, 0], [0, 2], [3, 0]])) == pytest.approx(1 / 3), "of three pairs, one is parallel and two are at right angles"
-    assert mean_cosine(np.ones((5, 3))) == pytest.approx(1.0) and mean_cosine(np.array([[1.0, 0], [-1, 0]])) == pytest.approx(-1.0)
-    assert np.array_equal(unit_rows(np.array([[0.0, 0], [0, 5]])), [[0, 0], [0, 1]])
-
-
-def test_effective_rank_is_that_of_training():
-    import torch
-
-    from lurm.smen.model import effective_rank as in_training
-
-    rng = np.random.default_rng(4)
-    for vectors in (rng.standard_normal((40, 6)), rng.standard_normal((10, 30)), np.outer(rng.standard_normal(20), np.arange(1, 5)), np.ones((9, 3))):
-        assert effective_rank(vectors) == pytest.approx(in_training(torch.tensor(vectors)), rel=1e-3)
-    assert effective_rank(np.concatenate([np.eye(4), -np.eye(4)])) == pytest.approx(4.0), "four directions of equal strength"

@@ -4,15 +4,14 @@ import argparse
 from collections.abc import Callable
 
 from lurm.config import load_config
-from lurm.errors import MissingInputError
 from lurm.logs import FORMATS
 from lurm.periods import parse_as_of
+from lurm.pipeline import RELEASED
 
-RELEASED = "released"
 
-
-def add_command(commands, name: str, summary: str, function: Callable, epilog: str, about: str | None = None) -> argparse.ArgumentParser:
-    """A parser for `lurm NAME`; `function(options)` is called and returns the exit code (None for 0)."""
+def add_command(commands, name: str, summary: str, function: Callable | None, epilog: str,
+                about: str | None = None) -> argparse.ArgumentParser:
+    """A parser for `lurm NAME`; `function(options)` is called and returns the exit code (None for 0). A group of commands has no function."""
     parser = commands.add_parser(
         name, help=summary, description=about or f"{summary[0].upper()}{summary[1:]}.", epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,18 +60,10 @@ def add_future_model(parser: argparse.ArgumentParser) -> argparse.ArgumentParser
 def context_of(options: argparse.Namespace):
     """The Context that the arguments of a stage describe."""
     from lurm.lineage import Context
+    from lurm.releases import followed_model
     from lurm.store import Store
 
     config, store, as_of = load_config(options.config, options.overrides), Store(options.warehouse), parse_as_of(options.as_of)
-    model_id = _released(store, as_of) if options.model == RELEASED else options.model
+    model_id = followed_model(store, as_of) if options.model == RELEASED else options.model
     return Context(store, config, as_of, model_id, allow_future_model=options.allow_future_model)
 
-
-def _released(store, as_of: str) -> str:
-    from lurm.releases import released_model, releases
-
-    model_id = released_model(releases(store), as_of)
-    if model_id is None:
-        raise MissingInputError(f"Expected a release on or before {as_of} in {store.uri} whose model could be used, found none; pass the id of a "
-                                "model to --model, or leave it out to train one.")
-    return model_id

@@ -1,9 +1,10 @@
 """`lurm backfill`: many dates, planned first."""
 
-from lurm.commands.arguments import RELEASED, add_command, add_future_model, add_settings, add_warehouse
+from lurm.commands.arguments import add_command, add_future_model, add_settings, add_warehouse
 from lurm.config import load_config
 from lurm.errors import ConfigError
 from lurm.periods import parse_as_of
+from lurm.pipeline import RELEASED
 
 ABOUT = """Fill a range of dates: print a plan, then run the daily stages for every date that is not done, oldest first.
 

@@ -12,7 +12,7 @@ FRESH, STALE, UNKNOWN = 0, 1, 2
 
 def add(commands) -> None:
     example = "example:\n  lurm check freshness --warehouse demo/warehouse --max-age-days 2"
-    checks = add_command(commands, "check", "answer a monitor's question with one line and an exit code", _none, example)
+    checks = add_command(commands, "check", "answer a monitor's question with one line and an exit code", None, example)
     group = checks.add_subparsers(metavar="CHECK", required=True)
     fresh = add_command(
         group, "freshness", "is the released table young enough", _freshness, example,
@@ -51,7 +51,3 @@ def _days(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected a whole number of days, got {text!r}")
     return int(text)
-
-
-def _none(options) -> int:
-    raise AssertionError("argparse asks for a check")

@@ -20,9 +20,10 @@ from lurm.bag_of_interests import Lives, concatenate
 from lurm.config import SmenSettings
 from lurm.contrastive import nt_xent
 from lurm.errors import CollapseError, InputError
-from lurm.smen.model import SMEN, ProjectionHead, anchor_entropy, effective_rank, initialise, initialise_head
+from lurm.smen.model import SMEN, ProjectionHead, anchor_entropy, initialise, initialise_head
 from lurm.smen.windows import Bags, Windows, bags_of_windows, draw_windows, trainable_users
 from lurm.training import History, LoopSettings, autocast, choose_device, choose_precision, fit
+from lurm.vectors import effective_rank
 
 log = logging.getLogger("lurm")
 SPARSE_ABOVE = 20_000  # interests: above it most rows of We have no gradient in a batch
@@ -76,7 +77,7 @@ def fit_smen(
                 losses.append(users * float(nt_xent(*head(embeddings).chunk(2), settings.temperature, gather=False)))
                 left.append(embeddings[:users].float().flatten(1))
         usage, interest = anchor_entropy(smen)
-        rank = effective_rank(torch.cat(left)[:RANKED_USERS]) if left else float("nan")
+        rank = effective_rank(torch.cat(left)[:RANKED_USERS].cpu().numpy()) if left else float("nan")
         loss = sum(losses) / len(held_out.user_ids) if left else float("nan")
         return {"held_out_loss": loss, "usage_entropy": usage, "interest_entropy": interest, "effective_rank": rank}
 

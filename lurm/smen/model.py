@@ -177,14 +177,3 @@ def anchor_entropy(smen: SMEN, interest_weights: torch.Tensor | None = None) -> 
     alpha = smen.anchor_weights(torch.arange(len(vectors), device=vectors.device)).double()
     share = (weights / weights.sum()).double()
     return float(torch.special.entr(share @ alpha).sum()), float(share @ torch.special.entr(alpha).sum(1))
-
-
-@torch.no_grad()
-def effective_rank(embeddings: torch.Tensor) -> float:
-    """exp(entropy of the normalised singular values) of the centred matrix (n, d); 0 when all rows are equal (Roy & Vetterli, 2007)."""
-    centred = embeddings.double() - embeddings.double().mean(0)
-    if float(centred.abs().max()) <= 1e-6 * max(float(embeddings.abs().max()), 1e-30):
-        return 0.0
-    gram = centred @ centred.T if len(centred) <= centred.shape[1] else centred.T @ centred
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
-    return float(torch.exp(torch.special.entr(singular / singular.sum()).sum()))

@@ -71,8 +71,8 @@ DATES = {
     "resolve_model('model-0', '2022-01-02')": "model-0",
     "resolve_model('released', '2022-01-02')": "model-new",
     "resolve_model('released', '2021-12-31')": "model-old",
-    "resolve_model('released', '2021-11-30')": "Expected a release on or before 2021-11-30 in {warehouse}, found none; train first "
-    "(lurm_train), or name a model.",
+    "resolve_model('released', '2021-11-30')": "Expected a release on or before 2021-11-30 in {warehouse} whose model could be used, found none; "
+    "train one first, or name the id of a model.",
     # events
     "announcement({'released': False}, None, None, 'scheduled')": "A candidate was committed and not released: nobody is woken.",
     "announcement({'released': True, 'epoch': 2}, CURRENT, None, 'backfill')": "A backfill fills in history: nobody is woken, whatever date it "
