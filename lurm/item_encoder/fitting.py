@@ -117,10 +117,10 @@ def fit_encoder(
 def pair_batches(
     pairs: Pairs, tokenizer: Tokenizer, settings: EncoderSettings, *, seed: int, max_length: int, start_step: int = 0
 ) -> Iterator[PairBatch]:
-    """The batches of steps start_step, start_step + 1, ...; under torch.distributed this process's share of them.
+    """The batches of steps start_step, start_step + 1, ...; under torch.distributed this process's share of each: pairs rank, rank + world, ...
 
-    A short batch at the end of an epoch is used when it holds half of batch_size or is the epoch's only one; never among several
-    processes, which need equal numbers.
+    So N processes train on the batches that one would train on, whatever N. A short batch at the end of an epoch is used when it holds
+    half of batch_size or is the epoch's only one.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
     size = settings.batch_size
@@ -131,13 +131,14 @@ def pair_batches(
         nonlocal skip
         for epoch in range(settings.epochs):
             n_batches = 0
-            for number, buffer in enumerate(_buffers(pairs(epoch), BUFFER_BATCHES * size * world)):
+            for number, buffer in enumerate(_buffers(pairs(epoch), BUFFER_BATCHES * size)):
                 order = np.random.default_rng([seed, epoch, number]).permutation(buffer.num_rows)
                 n_full = buffer.num_rows // size
-                rows = [order[index * size : (index + 1) * size] for index in range(rank, n_full // world * world, world)]
+                rows = [order[index * size : (index + 1) * size] for index in range(n_full)]
                 rest = order[n_full * size :]
-                if world == 1 and len(rest) >= 2 and (2 * len(rest) >= size or n_batches + n_full == 0):
+                if len(rest) >= 2 * world and (2 * len(rest) >= size or n_batches + n_full == 0):
                     rows.append(rest)
+                rows = [row[rank : len(row) // world * world : world] for row in rows]
                 n_batches += len(rows)
                 if len(rows) > skip:
                     yield buffer, rows[skip:]

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from two_processes import run_two
 
 from lurm.config import EncoderSettings
 from lurm.errors import InputError, MissingInputError, StoreError
@@ -137,18 +138,41 @@ def test_skipped_buffers_are_not_tokenised(world, monkeypatch):
     assert len(calls) == 1
 
 
-def test_processes_share_the_batches_equally(world, monkeypatch):
-    """Three processes: of the 31 full batches of an epoch 30 are used, each by one process."""
+def test_processes_share_each_batch(world, monkeypatch):
+    """Three processes: a batch of 32 pairs gives each of them 10, and nobody the last two."""
     pairs, _, tokenizer = world
+    alone = batches_of(pairs, tokenizer, epochs=1)
     monkeypatch.setattr(fitting.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(fitting.dist, "get_world_size", lambda: 3)
-    seen = []
+    shares = []
     for rank in range(3):
         monkeypatch.setattr(fitting.dist, "get_rank", lambda rank=rank: rank)
-        mine = batches_of(pairs, tokenizer, epochs=1)
-        assert len(mine) == 10 and {len(batch.item_ids) for batch in mine} == {64}
-        seen += [tuple(batch.item_ids.tolist()) for batch in mine]
-    assert len(set(seen)) == 30
+        shares.append(batches_of(pairs, tokenizer, epochs=1))
+    for whole, *parts in zip(alone, *shares, strict=True):
+        left, right = whole.item_ids.chunk(2)
+        for rank, part in enumerate(parts):
+            assert part.item_ids.tolist() == [*left[rank:30:3].tolist(), *right[rank:30:3].tolist()]
+
+
+WORKER = """
+import test_item_encoder_fitting as own
+pairs, held_out = own.made_up_pairs(1_000, 0), own.made_up_pairs(200, 1)
+tokenizer = own.train_tokenizer(pairs["left_title"].to_pylist(), own.SETTINGS)
+own.fitting.SPARSE_ABOVE = {sparse_above}
+encoder, history, _ = own.train((pairs, held_out, tokenizer), {folder!r}, max_steps=12)
+weights, told = encoder.state_dict(), {{"losses": history.losses, "evaluations": history.evaluations}}
+"""
+
+
+@pytest.mark.parametrize("sparse_above", [0, 20_000])
+def test_two_processes_learn_what_one_learns(world, tmp_path, monkeypatch, sparse_above):
+    """Each has half of every batch, negatives come from both, gradients are averaged: the loss of one with the whole batch."""
+    monkeypatch.setattr(fitting, "SPARSE_ABOVE", sparse_above)
+    encoder, history, _ = train(world, tmp_path / "one", max_steps=12)
+    weights, told = run_two(WORKER.format(folder=str(tmp_path / "two"), sparse_above=sparse_above), tmp_path, __file__)
+    assert told["evaluations"] == pytest.approx(history.evaluations, abs=1e-4)
+    for name, weight in encoder.state_dict().items():
+        assert torch.allclose(weights[name], weight, atol=5e-5), name
 
 
 def test_few_pairs_are_one_small_batch(world):

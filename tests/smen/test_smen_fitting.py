@@ -1,21 +1,17 @@
 """Training SMEN on a planted world: it learns to tell users apart, repeats itself, resumes exactly, and says when it collapsed."""
 
 import logging
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from two_processes import run_two
 
 from lurm.bag_of_interests import Lives
 from lurm.config import SmenSettings
 from lurm.errors import CollapseError, InputError
 from lurm.smen.fitting import _prefetch, build, fit_smen, training_batches
-from lurm.training import load_tensors
 
 SETTINGS = SmenSettings(
     n_anchors=2, dim=8, batch_size=16, max_steps=12, evaluate_every=4, checkpoint_every=4, patience=50, shuffle_users=64,
@@ -186,18 +182,10 @@ def test_prefetching_keeps_the_order_and_raises_where_the_batch_is_asked_for():
 
 
 WORKER = """
-import sys
-sys.path[:0] = {paths!r}
-import torch, torch.distributed as dist
-from lurm.training import save_tensors
-torch.set_num_threads(1)
-import test_smen_fitting as world
+import test_smen_fitting as own
 from dataclasses import replace
-dist.init_process_group("gloo", init_method="tcp://127.0.0.1:{port}", rank=int(sys.argv[1]), world_size=2)
-smen, head, history, _ = world.train({folder!r}, replace(world.SETTINGS, max_steps=4, sparse_gradients={sparse!r}))
-if dist.get_rank() == 0:
-    save_tensors({result!r}, smen.state_dict() | head.state_dict(), {{"evaluations": history.evaluations}})
-dist.destroy_process_group()
+smen, head, history, _ = own.train({folder!r}, replace(own.SETTINGS, max_steps=4, sparse_gradients={sparse!r}))
+weights, told = smen.state_dict() | head.state_dict(), {{"evaluations": history.evaluations}}
 """
 
 
@@ -205,17 +193,7 @@ dist.destroy_process_group()
 def test_two_processes_learn_what_one_learns(tmp_path, sparse):
     """Each process has half of every batch, negatives come from both, gradients are averaged: the same as one with the whole batch."""
     smen, head, history, _ = train(tmp_path / "one", replace(SETTINGS, max_steps=4, sparse_gradients=sparse))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    result = str(tmp_path / "result")
-    script = WORKER.format(paths=[root, os.path.dirname(os.path.abspath(__file__))], port=port, folder=str(tmp_path / "two"),
-                           sparse=sparse, result=result)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    workers = [subprocess.Popen([sys.executable, "-c", script, str(rank)], env=environment) for rank in range(2)]
-    assert [worker.wait(60) for worker in workers] == [0, 0]
-    weights, info = load_tensors(result)
+    weights, info = run_two(WORKER.format(folder=str(tmp_path / "two"), sparse=sparse), tmp_path, __file__)
     assert info["evaluations"] == pytest.approx(history.evaluations, abs=1e-4)
     for name, weight in (smen.state_dict() | head.state_dict()).items():
         assert torch.allclose(weights[name], weight, atol=2e-5), name
