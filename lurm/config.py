@@ -108,7 +108,7 @@ class InterestsSettings:
     pairs_per_interest: int = 50  # distinct (user, item) pairs an interest must be able to count on
     max_sample: int = 1_000_000
     n_iterations: int = 20
-    backend: str = "auto"  # auto, faiss, torch, numpy
+    backend: str = "auto"  # auto, faiss, torch, numpy, two-level (many interests on a CPU)
     device: str = "auto"
 
 

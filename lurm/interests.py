@@ -36,16 +36,19 @@ def run(context: Context) -> dict:
     if n_interests > len(vectors):
         raise InputError(f"Expected at least as many seen items with known words as interests, got {len(vectors)} items for D = {n_interests}; "
                          "lower interests.n_interests, or leave it 0 to derive it.")
-    from lurm.kmeans import assign, cluster_health, fit_kmeans
+    from lurm.kmeans import TWO_LEVEL, assign, cluster_health, fit_kmeans
+    from lurm.two_level import probes_for
 
     result = fit_kmeans(
         vectors, n_interests, seed=context.config.seed, n_iterations=settings.n_iterations, backend=settings.backend, device=settings.device,
         progress=lambda iteration, objective: log.info("fit-interests: iteration %d, mean cosine %.4f", iteration, objective),
     )
-    _, cosine = assign(held_out, result.centroids, backend=settings.backend, device=settings.device)
+    # How items are assigned belongs to the space: an item must get the same interest whenever, and in whatever company, it comes.
+    n_probes = probes_for(held_out, result.centroids) if result.backend == TWO_LEVEL else None
+    _, cosine = assign(held_out, result.centroids, backend=settings.backend, device=settings.device, n_probes=n_probes)
     figures = {
         "n_interests": n_interests, "n_sample": len(vectors), "n_seen_items": n_seen, "objective": [round(float(v), 6) for v in result.objective],
-        "held_out_cosine": float(cosine.mean()), "n_refilled": int(result.n_refilled), "backend": result.backend,
+        "held_out_cosine": float(cosine.mean()), "n_refilled": int(result.n_refilled), "backend": result.backend, "n_probes": n_probes,
         "health": cluster_health(result.sizes), "seconds": round(time.monotonic() - started, 1),
     }
     info = {

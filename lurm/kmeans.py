@@ -4,12 +4,13 @@ In: item embeddings, (n, d) float32 of unit norm. Out: the interests' centroids,
 of their nearest centroid (hard assignment, section 1.2 of the paper's method). The paper uses an algorithm that it calls HDSC and whose
 reference it does not spell out; this is plain spherical k-means (Dhillon and Modha 2001: maximise sum_i cos(x_i, c(x_i))) and not HDSC.
 
-The backends differ in one function only, the search of the nearest centroid:
+Three exact backends differ in one function only, the search of the nearest centroid:
   faiss  faiss's exact inner-product index, on its GPUs where the installed faiss has some;
   torch  tiled products on any torch device;
   numpy  the reference, nothing but numpy.
-Seeding, means, refilling and stopping are shared, so all backends give the same result up to rounding, and one seed gives the same bytes
-on CPU. Memory beyond the input is O(D x d) plus one tile of products, whatever n is; vectors may be a memory map.
+Seeding, means, refilling and stopping are shared, so they give the same result up to rounding, and one seed gives the same bytes on CPU.
+Memory beyond the input is O(D x d) plus one tile of products, whatever n is; vectors may be a memory map. A fourth, two-level, is for tens
+of thousands of clusters on a CPU and looks at the likely centroids only: lurm/two_level.py.
 
 Vectors of norm zero (items without a known word) have no direction: the caller drops them before fitting and assigning.
 """
@@ -18,37 +19,23 @@ import importlib.util
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from lurm.errors import ConfigError, InputError
+from lurm.lloyd import BLOCK_ROWS, SAME, KMeansResult, cluster_sums, directions, refills
+from lurm.two_level import fit_two_level, search_two_level
 
-BACKENDS = ("faiss", "torch", "numpy")
+BACKENDS = ("faiss", "torch", "numpy")  # exact
+TWO_LEVEL = "two-level"
+MANY_CLUSTERS = 4_096  # above, comparing everything with everything is for GPUs
 MAX_GREEDY_CLUSTERS = 1_000  # up to here k-means++ seeding costs less than a few iterations
 MIN_IMPROVEMENT = 1e-5  # relative growth of the objective below which the iterations stop
 _TILE_ROWS, _TILE_CENTROIDS = 1_024, 8_192  # a tile of products is 32 MB
-_CHECK_ROWS = 65_536
-_SAME = 1e-6  # 1 - cosine of two vectors that float32 cannot tell apart
 
 _log = logging.getLogger("lurm")
 
 Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # centroids -> (ids (n,) int32, cosine (n,) float32)
-
-
-@dataclass(frozen=True)
-class KMeansResult:
-    """What k-means found.
-
-    centroids: (D, d) float32, unit norm. objective: mean cosine of the vectors to their centroid, one number per iteration and one last for
-    the centroids returned. n_refilled: how often an empty cluster was given a new centroid. sizes: (D,) int64 vectors per cluster.
-    """
-
-    centroids: np.ndarray
-    objective: list[float]
-    n_refilled: int
-    sizes: np.ndarray
-    backend: str
 
 
 def fit_kmeans(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iterations: int = 20, backend: str = "auto", device: str = "auto",
@@ -61,10 +48,12 @@ def fit_kmeans(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iterations:
     vectors = _checked(vectors, "vectors")
     if n_clusters < 1:
         raise InputError(f"k-means expects at least one cluster, got {n_clusters}; ask for 1 or more.")
-    backend = choose_backend(backend, device)
+    backend = choose_backend(backend, device, n_clusters)
+    progress = progress or (lambda iteration, objective: _log.debug("k-means iteration %d: mean cosine %.5f", iteration, objective))
+    if backend == TWO_LEVEL:
+        return fit_two_level(vectors, n_clusters, seed=seed, n_iterations=n_iterations, progress=progress)
     centroids = seed_centroids(vectors, n_clusters, np.random.default_rng(seed))
     search = _search_in(vectors, backend, device)
-    progress = progress or (lambda iteration, objective: _log.debug("k-means iteration %d: mean cosine %.5f", iteration, objective))
     objective: list[float] = []
     n_refilled = 0
     for iteration in range(n_iterations + 1):
@@ -72,25 +61,32 @@ def fit_kmeans(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iterations:
         objective.append(float(cosine.mean(dtype=np.float64)))
         progress(iteration, objective[-1])
         sizes = np.bincount(ids, minlength=n_clusters).astype(np.int64)
-        refills = _refills(ids, cosine, sizes)
+        new = refills(ids, cosine, sizes, int((sizes == 0).sum()))
         settled = iteration > 0 and objective[-1] - objective[-2] < MIN_IMPROVEMENT * abs(objective[-2])
-        if iteration == n_iterations or (settled and not len(refills)):
+        if iteration == n_iterations or (settled and not len(new)):
             break  # here, before the update: sizes and objective belong to the centroids that are returned
-        centroids = _means(vectors, ids, centroids)
-        centroids[np.flatnonzero(sizes == 0)[: len(refills)]] = vectors[refills]
-        n_refilled += len(refills)
+        centroids = directions(cluster_sums(vectors, ids, n_clusters), centroids)
+        centroids[np.flatnonzero(sizes == 0)[: len(new)]] = vectors[new]
+        n_refilled += len(new)
     return KMeansResult(centroids, objective, n_refilled, sizes, backend)
 
 
-def assign(vectors: np.ndarray, centroids: np.ndarray, *, backend: str = "auto", device: str = "auto") -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centroid of every vector and the cosine to it: (n,) int32 and (n,) float32; of equal ones the lowest number wins."""
+def assign(vectors: np.ndarray, centroids: np.ndarray, *, backend: str = "auto", device: str = "auto", n_probes: int | None = None,
+           n_threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The nearest centroid of every vector and the cosine to it: (n,) int32 and (n,) float32; of equal ones the lowest number wins.
+
+    With n_probes (see lurm.two_level.probes_for) only the centroids of that many cells are looked at, by n_threads (None: all cores).
+    """
     vectors, centroids = _checked(vectors, "vectors"), _checked(centroids, "centroids")
     if vectors.shape[1] != centroids.shape[1]:
         raise InputError(
             f"Vectors and centroids must have the same width, got {vectors.shape[1]} and {centroids.shape[1]}; "
             "use the centroids that were fitted on this encoder's embeddings."
         )
-    return _search_in(vectors, choose_backend(backend, device), device)(centroids)
+    if n_probes is not None:
+        return search_two_level(vectors, centroids, n_probes, n_threads)
+    backend = choose_backend(backend, device)
+    return _search_in(vectors, backend if backend in BACKENDS else choose_backend("auto", "cpu"), device)(centroids)
 
 
 def cluster_health(sizes: np.ndarray) -> dict[str, float | int]:
@@ -111,21 +107,22 @@ def cluster_health(sizes: np.ndarray) -> dict[str, float | int]:
     }
 
 
-def choose_backend(backend: str, device: str = "auto") -> str:
-    """The backend's name; auto takes torch where there is a GPU for it, else faiss, else torch, else numpy, as far as installed."""
-    if backend in BACKENDS:
-        if backend != "numpy" and importlib.util.find_spec(backend) is None:
+def choose_backend(backend: str, device: str = "auto", n_clusters: int = 0) -> str:
+    """The backend's name; auto takes torch where there is a GPU for it, else two-level for many clusters, else faiss, torch or numpy, as far
+    as installed."""
+    if backend in (*BACKENDS, TWO_LEVEL):
+        if backend in ("faiss", "torch") and importlib.util.find_spec(backend) is None:
             raise ConfigError(f"The k-means backend {backend!r} is not installed; install it or set interests.backend to auto or numpy.")
         return backend
     if backend != "auto":
-        raise ConfigError(f"The k-means backend must be auto, {', '.join(BACKENDS)}, got {backend!r}; mend interests.backend.")
+        raise ConfigError(f"The k-means backend must be auto, {', '.join((*BACKENDS, TWO_LEVEL))}, got {backend!r}; mend interests.backend.")
     installed = [name for name in ("faiss", "torch") if importlib.util.find_spec(name)]
     if "torch" in installed and device != "cpu":
         import torch
 
         if device != "auto" or torch.cuda.is_available():
             return "torch"
-    return (installed + ["numpy"])[0]
+    return TWO_LEVEL if n_clusters > MANY_CLUSTERS else (installed + ["numpy"])[0]
 
 
 def seed_centroids(vectors: np.ndarray, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -159,7 +156,7 @@ def _greedy_rows(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) 
     rows = [int(rng.integers(len(sample)))]
     distance = np.maximum(1.0 - sample @ sample[rows[0]], 0.0)
     while len(rows) < min(n_clusters, len(sample)):
-        distance[distance < _SAME] = 0.0
+        distance[distance < SAME] = 0.0
         mass = np.cumsum(distance, dtype=np.float64)
         if mass[-1] == 0.0:
             break
@@ -169,37 +166,6 @@ def _greedy_rows(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) 
         rows.append(int(candidates[best]))
         distance = np.maximum(remaining[best], 0.0)
     return rows
-
-
-def _means(vectors: np.ndarray, ids: np.ndarray, previous: np.ndarray) -> np.ndarray:
-    """Normalised mean direction of every cluster, (D, d) float32; a cluster that is empty or cancels out keeps its previous one."""
-    sums = np.zeros(previous.shape, dtype=np.float64)
-    for start in range(0, len(vectors), _CHECK_ROWS):
-        tile_ids = ids[start : start + _CHECK_ROWS]
-        order = np.argsort(tile_ids, kind="stable")
-        present, first = np.unique(tile_ids[order], return_index=True)
-        sums[present] += np.add.reduceat(np.asarray(vectors[start : start + _CHECK_ROWS])[order], first, axis=0)
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    return np.where(norms > _SAME, sums / np.maximum(norms, _SAME), previous).astype(np.float32)
-
-
-def _refills(ids: np.ndarray, cosine: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Rows that become the centroids of the empty clusters, at most one per empty cluster.
-
-    The clusters are ranked by what they lose, sum(1 - cosine); the worst one gives its worst-served vector to the first empty cluster, the
-    next one to the second, and round again when there are more empties than clusters. Ties go to the lower cluster and the lower row. So
-    a refill splits the cluster where a second centroid gains most. Vectors that coincide with their centroid are never taken.
-    """
-    n_empty = int((sizes == 0).sum())
-    if not n_empty:
-        return np.empty(0, dtype=np.int64)
-    loss = np.bincount(ids, weights=1.0 - cosine, minlength=len(sizes))
-    order = np.lexsort((cosine, ids))  # stable: by cluster, then worst served first
-    place = np.arange(len(ids)) - (np.cumsum(sizes) - sizes)[ids[order]]  # 0 for the worst of its cluster
-    usable = 1.0 - cosine[order] > _SAME
-    order, place = order[usable], place[usable]
-    turn = np.lexsort((ids[order], -loss[ids[order]], place))
-    return order[turn[:n_empty]]
 
 
 def _search_in(vectors: np.ndarray, backend: str, device: str) -> Search:
@@ -267,8 +233,8 @@ def _search_faiss(vectors: np.ndarray, device: str) -> Search:
             index = faiss.index_cpu_to_all_gpus(index)
         index.add(centroids)
         ids, cosine = np.empty(len(vectors), dtype=np.int32), np.empty(len(vectors), dtype=np.float32)
-        for start in range(0, len(vectors), _CHECK_ROWS):  # faiss tiles inside; this only bounds the copy of a memory map
-            rows = slice(start, start + _CHECK_ROWS)
+        for start in range(0, len(vectors), BLOCK_ROWS):  # faiss tiles inside; this only bounds the copy of a memory map
+            rows = slice(start, start + BLOCK_ROWS)
             value, nearest = index.search(np.ascontiguousarray(vectors[rows]), 1)
             ids[rows], cosine[rows] = nearest[:, 0], value[:, 0]
         return ids, cosine
@@ -283,8 +249,8 @@ def _checked(vectors: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"K-means expects {name} as a table of rows (n, d), got an array of {vectors.ndim} dimensions; stack them first.")
     if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    for start in range(0, len(vectors), _CHECK_ROWS):
-        tile = vectors[start : start + _CHECK_ROWS]
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        tile = vectors[start : start + BLOCK_ROWS]
         norms = np.sqrt(np.einsum("ij,ij->i", tile, tile))
         wrong = np.flatnonzero(~(np.abs(norms - 1.0) < 1e-3))  # written so that NaN is wrong too
         if len(wrong):

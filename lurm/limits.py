@@ -92,7 +92,7 @@ LIMITS = {
     "interests.pairs_per_interest": COUNT,
     "interests.max_sample": Range(2),
     "interests.n_iterations": COUNT,
-    "interests.backend": Choice(("auto", "faiss", "torch", "numpy")),
+    "interests.backend": Choice(("auto", "faiss", "torch", "numpy", "two-level")),
     "smen.n_anchors": COUNT,
     "smen.scales": Choice(("month+year", "month", "year")),
     "smen.year_blocks": Choice(("calendar", "rolling")),

@@ -32,7 +32,7 @@ def run(context: Context) -> dict:
     missing = read_table(spark, store, embeddings).select("item_id", "embedding")
     if existing.files:
         missing = missing.join(read_table(spark, store, existing).select("item_id"), "item_id", "left_anti")
-    device = context.config.interests.device
+    device, n_probes = context.config.interests.device, store.artifact_info("spaces", space_id).get("n_probes")
 
     def assign_batches(batches):
         import numpy as np
@@ -45,7 +45,7 @@ def run(context: Context) -> dict:
             vectors = batch.column("embedding").flatten().to_numpy().reshape(batch.num_rows, -1)
             known = np.flatnonzero(np.any(vectors != 0, axis=1))
             if len(known):
-                interest_ids, _ = assign(vectors[known], centroids, device=device)
+                interest_ids, _ = assign(vectors[known], centroids, device=device, n_probes=n_probes, n_threads=1)
                 yield pa.RecordBatch.from_arrays([batch.column("item_id").take(pa.array(known)), pa.array(interest_ids)], schema=ASSIGNED)
 
     with progress(spark, "assign-interests"):

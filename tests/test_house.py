@@ -52,7 +52,7 @@ ABOUT_ALL = {  # tests of no single module
     "tests/test_faults.py", "tests/test_processes.py", "tests/test_full_disk.py",
 }
 HELPERS = {"tests/conftest.py", "tests/published.py", "tests/small_pipeline.py", "tests/dags/airflow_process.py", "tests/faults.py",
-           "tests/publishing_process.py"}
+           "tests/publishing_process.py", "tests/two_processes.py"}
 
 
 def name_of(file: Path) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lurm.errors import ConfigError, InputError
-from lurm.kmeans import BACKENDS, _means, _refills, _search_in, assign, choose_backend, cluster_health, fit_kmeans, seed_centroids
+from lurm.kmeans import BACKENDS, _search_in, assign, choose_backend, cluster_health, fit_kmeans, seed_centroids
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,22 +41,6 @@ def test_four_vectors_by_hand(backend):
     ids, cosine = assign(unit([[0, 1]]), np.array([[0.8, 0.6], [-0.8, -0.6]], np.float32), backend=backend, device="cpu")
     assert ids.tolist() == [0] and cosine[0] == pytest.approx(0.6)
     assert ids.dtype == np.int32 and cosine.dtype == np.float32
-
-
-def test_means_by_hand():
-    """(1, 0) + (0, 1) points to (0.7071, 0.7071); an empty cluster and one that cancels out keep their old centroid."""
-    vectors = unit([[1, 0], [0, 1], [1, 0], [-1, 0]])
-    old = unit([[1, 0], [0.6, 0.8], [0, -1]])
-    means = _means(vectors, np.array([0, 0, 1, 1]), old)
-    np.testing.assert_allclose(means, [[2**-0.5, 2**-0.5], [0.6, 0.8], [0, -1]], atol=1e-6)
-
-
-def test_refills_take_the_worst_vector_of_the_cluster_that_loses_most():
-    """Cluster 0 loses 0.1 + 0.2, cluster 2 loses 0.25, the others are empty: row 1 goes first, then row 3, then cluster 0's next, row 0."""
-    ids, cosine = np.array([0, 0, 2, 2]), np.array([0.9, 0.8, 1.0, 0.75], np.float32)
-    assert _refills(ids, cosine, np.array([2, 0, 2, 0, 0])).tolist() == [1, 3, 0]
-    assert _refills(ids, cosine, np.array([2, 0, 2, 0])).tolist() == [1, 3]
-    assert _refills(ids, np.ones(4, np.float32), np.array([2, 0, 2])).tolist() == []  # nothing is left to split
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
