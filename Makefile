@@ -1,14 +1,16 @@
-# Three commands do everything, set-up included: `make demo`, `make airflow` and `make test`.
+# Each command does everything, set-up included: `make demo`, `make airflow`, `make test`; `make install` is the set-up alone.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 AIRFLOW_READY := $(VENV)/.installed-airflow
 
-.PHONY: demo airflow test test-quick lint bench clean
+.PHONY: install demo airflow test test-quick lint bench clean
 
 demo: $(READY)
 	@$(BIN)/lurm demo --directory demo
+
+install: $(READY)
 
 airflow: $(AIRFLOW_READY) java
 	@$(BIN)/python docker/standalone.py

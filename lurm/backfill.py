@@ -108,10 +108,11 @@ def plan(base: Context, models: dict[str, str | None], stale_months: Callable[[C
 
 
 def _trained(context: Context) -> str | None:
-    """The date before which lie all events that the model has seen; None without a model."""
+    """The date before which lie all events that the model, and what turns its vectors, have seen; None without a model."""
     if context.model_id is None or not context.store.has_artifact("models", context.model_id):
         return None
-    return context.store.artifact_info("models", context.model_id)["as_of"]
+    turned = replace(context, allow_future_model=True).alignment() or {}
+    return max(context.store.artifact_info("models", context.model_id)["as_of"], turned.get("as_of", ""))
 
 
 def _stale(context: Context, stale_months: Callable) -> list[str]:

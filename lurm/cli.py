@@ -11,7 +11,21 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from lurm import __version__, logs
-from lurm.commands import backfilling, checking, demo, inspecting, reading, recording, releasing, running
+from lurm.commands import (
+    backfilling,
+    checking,
+    comparing,
+    demo,
+    erasing,
+    exporting,
+    inspecting,
+    reading,
+    recording,
+    releasing,
+    reporting,
+    running,
+    searching,
+)
 from lurm.errors import LurmError
 
 EXAMPLES = """examples:
@@ -61,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lurm {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for subject in (running, backfilling, inspecting, recording, checking, reading, releasing, demo):
+    looking = (inspecting, recording, checking, reading, searching, exporting, reporting)
+    for subject in (running, backfilling, *looking, releasing, comparing, erasing, demo):
         subject.add(commands)
     return parser
 

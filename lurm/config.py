@@ -156,7 +156,9 @@ class EmbedSettings:
 class PublishSettings:
     """The release of what passed the quality gate."""
 
-    release: bool = True
+    release: bool = True  # false: commit a candidate, which `lurm release` makes the release
+    align: str = "none"  # anchors, vector: turn a new model's vectors into the released space, so that models trained on these survive
+    min_explained: float = 0.5  # of what differs between users in the released vectors, the least share that the turned ones must have too
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lurm.embedding_table import EmbeddingTable
+from lurm.embedding_table import EmbeddingTable, release_files
 from lurm.profile import Profile, Sample, hash_of_users
 from lurm.releases import followed, releases
-from lurm.schema import USER_EMBEDDINGS
 from lurm.store import Store
-from lurm.vectors import mean_shift, neighbour_overlap, unit_rows
+from lurm.vectors import mean_shift, neighbour_overlap, same_row_cosines
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,7 @@ def baseline(store: Store, as_of: str, run_key: str) -> dict | None:
 
 def compare(store: Store, release: dict, model_id: str, profile: Profile, sample: Sample, min_users: int) -> Drift:
     """Measure the drift from a release; raises StoreError when the released version cannot be read."""
-    scope = {"as_of": release["as_of"], "model_id": release["model_id"]}
-    snapshot = store.snapshot(USER_EMBEDDINGS.name, release["table_version"]).where(**scope)
-    table, n_before, n_lost = EmbeddingTable(store, release, snapshot), 0, 0
+    table, n_before, n_lost = EmbeddingTable(store, release, release_files(store, release)), 0, 0
     for batch in table.scan(["user_id"], batch_rows=65_536):
         n_before += batch.num_rows
         n_lost += int((~_contains(sample.hashes, hash_of_users(batch.column("user_id")))).sum())
@@ -58,7 +55,7 @@ def compare(store: Store, release: dict, model_id: str, profile: Profile, sample
     if release["model_id"] != model_id:
         return Drift(drift.user_ratio, drift.lost_users, len(now), neighbour_overlap=overlap)
     return Drift(
-        drift.user_ratio, drift.lost_users, len(now), float((unit_rows(before) * unit_rows(now)).sum(axis=1).mean()), mean_shift(before, now),
+        drift.user_ratio, drift.lost_users, len(now), float(same_row_cosines(before, now).mean()), mean_shift(before, now),
         float(np.linalg.norm(now, axis=1).mean() / max(np.linalg.norm(before, axis=1).mean(), 1e-30)), overlap,
     )
 

@@ -6,7 +6,8 @@ while it holds the lease, so that no run is there that could need it.
 Needed for ever: files of the newest version of every table, and of every version of `user_embeddings` that a move of the release pointer
 names, so that any epoch can be read and rolled back to. Needed for `keep_days` more: what a commit has removed since (a reader may have
 pinned the version before), and what a run has staged and not committed (it may be run again, and goes on from there). A run whose staged
-files are older than that counts as aborted. A killed vacuum leaves less garbage, and everything that is needed.
+files are older than that counts as aborted. Tables of a model whose announced end is over (lurm.retirement) leave the newest version, and
+its releases are not needed any more, unless readers follow that model. A killed vacuum leaves less garbage, and everything that is needed.
 """
 
 import json
@@ -15,13 +16,17 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
+from lurm.config import fingerprint
 from lurm.errors import StoreError
 from lurm.lease import lease
+from lurm.manifest import Manifest
 from lurm.objects import Entry
-from lurm.releases import releases
+from lurm.releases import released, releases
+from lurm.retirement import ends, mark_taken_out
 from lurm.schema import TABLES, USER_EMBEDDINGS, USER_STATES
 from lurm.store import Store, live_files
 
@@ -49,12 +54,28 @@ def vacuum(store: Store, keep_days: float = KEEP_DAYS, dry_run: bool = False, wa
     if dry_run:
         return find_garbage(store, keep_days, time.time())
     with lease(store, "vacuum", wait_seconds) as held:
+        take_out_retired(store, datetime.now(UTC).date().isoformat())
         found = find_garbage(store, keep_days, time.time())
         for garbage in found:  # the tables' files first: a manifest without them is a run that has to start again, not the other way round
             held.check()
             store.delete(garbage.path)
     log.info("vacuum: %d files, %d bytes deleted", len(found), sum(garbage.size for garbage in found))
     return found
+
+
+def take_out_retired(store: Store, today: str) -> list[str]:
+    """Remove the tables of models whose announced end is over from the newest version; returns these models. The present release's model
+    stays. Files go as those of any replaced table do: a later vacuum deletes them, because no released version of an ended model counts."""
+    now, gone = released(store), []
+    for model_id, end in ends(store).items():
+        if end.is_over(today) and end.taken_out_at is None and (now is None or now["model_id"] != model_id):
+            if store.snapshot(USER_EMBEDDINGS.name).where(model_id=model_id).files:
+                run_key = f"retired{fingerprint(end.model_id, end.announced_at)}"
+                store.commit(Manifest(USER_EMBEDDINGS.name, run_key, (), ({"model_id": model_id},)))
+            mark_taken_out(store, end)
+            gone.append(model_id)
+            log.info("vacuum: %s ended after %s, its tables are taken out", model_id, end.after)
+    return gone
 
 
 def find_garbage(store: Store, keep_days: float, now: float) -> list[Garbage]:
@@ -82,9 +103,12 @@ def _live(store: Store, name: str) -> set[str]:
         if store.list_files("tables", name, "_delta_log"):
             raise StoreError(f"Expected a readable log of {name} in {store.uri}, it has files and no version; mend the table before a vacuum.")
         return set()
-    versions: set[int] = {move["table_version"] for move in releases(store)} if name == USER_EMBEDDINGS.name else set()
-    tables = [newest, *(store.load(name, version) for version in sorted(versions - {newest.version()}))]
-    return {file.path for delta in tables for file in live_files(delta, TABLES[name])}
+    gone = {end.model_id for end in ends(store).values() if end.taken_out_at is not None} if name == USER_EMBEDDINGS.name else set()
+    moves = [move for move in releases(store) if move["model_id"] not in gone] if name == USER_EMBEDDINGS.name else []
+    live = {file.path for file in live_files(newest, TABLES[name])}
+    for version in sorted({move["table_version"] for move in moves} - {newest.version()}):
+        live |= {file.path for file in live_files(store.load(name, version), TABLES[name]) if file.partition.get("model_id") not in gone}
+    return live
 
 
 def _data_files(store: Store, name: str, needed: set[str], oldest_kept: float) -> list[Garbage]:

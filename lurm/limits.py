@@ -141,6 +141,8 @@ LIMITS = {
     "gate.usual_new_model_overlap": SHARE,
     "gate.sampled_users": Range(2),
     "gate.min_compared_users": Range(12),  # ten neighbours, the user, and one that is none
+    "publish.align": Choice(("none", "anchors", "vector")),
+    "publish.min_explained": SHARE,
     "input_gate.max_unknown_share": SHARE,
     "input_gate.usual_unknown_share": SHARE,
     "input_gate.max_quarantined_share": SHARE,

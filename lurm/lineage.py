@@ -141,8 +141,24 @@ class Context:
     def states_key(self, until: str) -> str:
         return self._key("update-states", self.trained_model_id(), until, self.closed_bags(until).digest())
 
-    def embed_key(self) -> str:
-        return self._key("embed-users", self.trained_model_id(), self.as_of, self.bags().digest())
+    def embed_key(self, alignment_id: str | None = None) -> str:
+        """Names the embeddings of this date, turned as the model's alignment says (or as `alignment_id` does, which is not kept yet)."""
+        alignment_id = alignment_id or (self.alignment() or {}).get("alignment_id")
+        return self._key("embed-users", self.trained_model_id(), self.as_of, self.bags().digest(), *([alignment_id] if alignment_id else []))
+
+    def alignment(self) -> dict | None:
+        """What the turn of this model into an older model's space says of itself; None if its vectors are in a space of their own.
+
+        Raises LineageError if the turn was fitted to vectors that have seen events at or after as_of, unless that is allowed.
+        """
+        model_id = self.trained_model_id()
+        if not self.store.has_artifact("alignments", model_id):
+            return None
+        info = self.store.artifact_info("alignments", model_id)
+        if info["as_of"] > self.as_of and not self.allow_future_model:
+            raise LineageError(f"Expected an alignment fitted on events before {self.as_of}, that of {model_id} has seen those before "
+                               f"{info['as_of']}; choose a later --as-of, or accept it with --allow-future-model.")
+        return info
 
     def check_chain(self, info: dict, **expected: str) -> None:
         """Refuse to join artifacts of two chains."""

@@ -1,4 +1,4 @@
-"""Where a warehouse lies, behind eight operations: everything that the store reads, writes, lists, deletes or commits goes through here.
+"""Where a warehouse lies, behind nine operations: everything that the store reads, writes, lists, deletes or commits goes through here.
 
 In: paths and bytes, and for a table its handle and the actions of one transaction. Out: what the file system or the Delta log answered,
 errors included, as OSError and DeltaError; `lurm.store` makes sentences of them. Each operation is whole: it took effect or it did not,
@@ -17,14 +17,19 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Sc
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from lurm.contract import marks
 from lurm.errors import StoreError
-from lurm.schema import USER_EMBEDDINGS
+from lurm.schema import RELEASES, USER_EMBEDDINGS
 
 LEASE = "lease"  # a log without data: see lurm.lease
 # Releases name versions of user_embeddings for ever. Delta's own rule, in force at every checkpoint, would delete the log of versions older
 # than 30 days, and with it the way to read them. Old commits of the lease are of no use to anybody.
 KEPT_FOR_EVER = (USER_EMBEDDINGS.name,)
-PROPERTIES = {USER_EMBEDDINGS.name: {"delta.enableExpiredLogCleanup": "false"}, LEASE: {"delta.logRetentionDuration": "interval 1 days"}}
+PROPERTIES = {
+    USER_EMBEDDINGS.name: {"delta.enableExpiredLogCleanup": "false", **marks(USER_EMBEDDINGS.name)}, RELEASES.name: marks(RELEASES.name),
+    LEASE: {"delta.logRetentionDuration": "interval 1 days"},
+}
+KEEP_LOG = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 FAILED = (DeltaError, OSError)  # what an operation raises
 
 
@@ -110,7 +115,17 @@ class Objects:
         DeltaTable.create(
             uri, Schema.from_arrow(schema), mode="ignore", partition_by=list(partition_by) or None, configuration=configuration,
             commit_properties=CommitProperties(max_commit_retries=0),  # or a second creator would land as version 1
+            raise_if_key_not_exists=False,  # properties of our own stand beside those of Delta
         )
+
+    def describe(self, delta: DeltaTable, schema: pa.Schema, properties: Mapping[str, str]) -> None:
+        """Add the columns that a table lacks, then set properties: who finds the properties finds the columns. No file is touched."""
+        strict = {"commit_properties": CommitProperties(max_commit_retries=0), "post_commithook_properties": KEEP_LOG}
+        there = {field.name for field in delta.schema().fields}
+        missing = [field for field in Schema.from_arrow(schema).fields if field.name not in there]
+        if missing:
+            delta.alter.add_columns(missing, **strict)
+        delta.alter.set_table_properties(dict(properties), raise_if_not_exists=False, **strict)
 
     def commit(self, delta: DeltaTable, actions: Sequence[AddAction | RemoveAction], schema: pa.Schema, partition_by: Sequence[str],
                metadata: Mapping[str, str], transaction: tuple[str, int] | None = None, keep_log: bool = True) -> None:
@@ -124,5 +139,5 @@ class Objects:
                 custom_metadata=dict(metadata), max_commit_retries=0,  # strict compare-and-set: this version or nothing
                 app_transactions=[Transaction(*transaction)] if transaction else None,
             ),
-            post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False if keep_log else None),
+            post_commithook_properties=KEEP_LOG if keep_log else PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=None),
         )

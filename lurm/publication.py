@@ -8,27 +8,32 @@ running again finishes the work. `force_reason` of the context publishes in spit
 import json
 from datetime import UTC, datetime
 
+from lurm.alignment import KIND, aligned
 from lurm.audit import Audit, audit, keep_audit, kept_report
 from lurm.checks import BLOCK, OUTPUT_CHECKS, WARN
 from lurm.errors import AuditError, MissingInputError
 from lurm.lineage import Context
 from lurm.manifest import Manifest
 from lurm.output_gate import output_figures
-from lurm.releases import FORCED, move_release, released, releases
+from lurm.releases import move_release, release_row, released, releases
 from lurm.schema import SCHEMA_VERSION, USER_EMBEDDINGS
+from lurm.store import Store
 
 
 def run(context: Context) -> dict:
     """Publish the user embeddings of this as_of and model."""
     store, settings = context.store, context.config.publish
-    run_key = context.embed_key()
-    manifest = store.staged(USER_EMBEDDINGS.name, run_key)
+    manifest = store.staged(USER_EMBEDDINGS.name, context.embed_key())
     if manifest is None:
         raise MissingInputError(f"Expected staged user embeddings of {context.as_of}, found none; run `lurm embed-users`.")
     before = _published_before(context, manifest)
     if before is not None:
         return before
+    if settings.align != "none":
+        manifest = aligned(context, manifest)
+    run_key = manifest.run_key
     figures, facts = output_figures(context, manifest)
+    facts |= _alignment(store, manifest)
     verdict = audit(f"user embeddings of {context.as_of}", figures, OUTPUT_CHECKS, context.config.gate)
     forced = _forced(context, verdict)
     report = keep_audit(store, run_key, verdict, {**_candidate(manifest), **facts, "forced": forced})
@@ -38,21 +43,14 @@ def run(context: Context) -> dict:
     trained = manifest.figures.get("trained_as_of") or ""
     metadata = {"audit_digest": verdict.digest, "schema_version": str(SCHEMA_VERSION), "inputs": json.dumps(manifest.inputs)}
     metadata |= {"trained_as_of": trained, "future_model": str(trained > context.as_of).lower()}
+    metadata |= {name: manifest.figures[name] for name in ("aligned_to", "alignment_id") if name in manifest.figures}
     if forced:
         metadata["forced"] = forced
     version = store.commit(manifest, {"published_at": published_at}, metadata)
     kept = {**verdict.report(), "forced": forced}
     if not settings.release:
         return {"table_version": version, **_told(kept, manifest), "released": False}
-    now = released(store)
-    row = {
-        "as_of": context.as_of, "model_id": manifest.figures["model_id"], "table_version": version, "n_users": figures["rows"],
-        "n_anchors": manifest.figures["n_anchors"], "dim": manifest.figures["dim"], "run_key": run_key, "audit_digest": verdict.digest,
-        # A date older than what readers follow now is history being filled in: it can be read by its date, and wakes nobody.
-        "current": now is None or context.as_of >= now["as_of"],
-        "reason": FORCED + forced if forced else "publish", "trained_as_of": trained or None,
-    }
-    move = move_release(store, row)
+    move = move_release(store, release_row(manifest, version, verdict.digest, released(store), forced))
     return _published(move, kept, manifest)
 
 
@@ -77,6 +75,8 @@ def _told(report: dict, manifest: Manifest) -> dict:
     """What the stage says of an audited table."""
     figures = report["figures"]
     told = {"users": figures["rows"], "norm_mean": round(float(figures["norm_mean"]), 4), "model_id": manifest.figures["model_id"]}
+    if "aligned_to" in manifest.figures:
+        told["aligned_to"] = manifest.figures["aligned_to"]
     warnings = [finding["name"] for finding in report["findings"] if finding["severity"] == WARN]
     return {**told, **({"warnings": warnings} if warnings else {}), **({"forced": report["forced"]} if report["forced"] else {})}
 
@@ -85,6 +85,11 @@ def _forced(context: Context, verdict: Audit) -> str | None:
     """The reason given for publishing a blocked table; None if it is not blocked, not forced, or breaks the contract with its readers."""
     blocking = verdict.of(BLOCK)
     return context.force_reason if blocking and not any(finding.contract for finding in blocking) else None
+
+
+def _alignment(store: Store, manifest: Manifest) -> dict:
+    """For the report: how the vectors were turned, and how well that fits."""
+    return {"alignment": store.artifact_info(KIND, manifest.figures["model_id"])} if "alignment_id" in manifest.figures else {}
 
 
 def _candidate(manifest: Manifest) -> dict:

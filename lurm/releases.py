@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lurm.errors import MissingInputError, StoreError
+from lurm.manifest import Manifest
+from lurm.retirement import end_of
 from lurm.schema import RELEASES
 from lurm.staging import stage_table
 from lurm.store import COMMIT_ATTEMPTS, Store, actions_of
@@ -34,7 +36,7 @@ def move_release(store: Store, row: Mapping) -> dict:
     """
     store.check_lease()
     for attempt in range(COMMIT_ATTEMPTS):
-        delta = store.load(RELEASES.name) or store.create(RELEASES)
+        delta = store.writable(RELEASES)
         before = store.snapshot(RELEASES.name, delta.version())
         history = _rows(store, before)
         there = _already_there(history, row)
@@ -50,6 +52,40 @@ def move_release(store: Store, row: Mapping) -> dict:
             return moved
         time.sleep(random.uniform(0.02, 0.05) * (attempt + 1))
     raise StoreError("Expected to move the release pointer, other writers were always faster; run publish again.")
+
+
+def correct_users(store: Store, users: Mapping[str, int]) -> int:
+    """Set n_users of the moves of some runs (by run key), because rows of theirs were erased; returns how many moves changed.
+
+    Nothing else of a move changes, and no move is added. Raises StoreError if other writers were always faster.
+    """
+    for attempt in range(COMMIT_ATTEMPTS):
+        delta = store.load(RELEASES.name)
+        before = store.snapshot(RELEASES.name, delta.version()) if delta is not None else None
+        history = _rows(store, before) if before is not None else []
+        wrong = [row for row in history if users.get(row["run_key"], row["n_users"]) != row["n_users"]]
+        if not wrong:
+            return 0
+        rows = [{**row, "n_users": users.get(row["run_key"], row["n_users"])} for row in history]
+        run_key = f"epoch{len(history):08d}"
+        staged = stage_table(store, RELEASES, run_key, {}, pa.Table.from_pylist(rows, RELEASES.schema))
+        store.check_lease()
+        if store.commit_on(delta, RELEASES, actions_of(before.files, [staged], RELEASES, {}), {"run_key": run_key}) is not None:
+            return len(wrong)
+        time.sleep(random.uniform(0.02, 0.05) * (attempt + 1))
+    raise StoreError("Expected to correct the releases' numbers of users, other writers were always faster; run again.")
+
+
+def release_row(manifest: Manifest, table_version: int, audit_digest: str, now: Mapping | None, forced: str | None = None) -> dict:
+    """The row that `move_release` takes for a table of user embeddings that is committed; `now` is the present release."""
+    figures, as_of = manifest.figures, manifest.replaces[0]["as_of"]
+    return {
+        "as_of": as_of, "model_id": figures["model_id"], "table_version": table_version, "n_users": manifest.rows(),
+        "n_anchors": figures["n_anchors"], "dim": figures["dim"], "run_key": manifest.run_key, "audit_digest": audit_digest,
+        # A date older than what readers follow now is history being filled in: it can be read by its date, and wakes nobody.
+        "current": now is None or as_of >= now["as_of"],
+        "reason": FORCED + forced if forced else "publish", "trained_as_of": figures.get("trained_as_of") or None,
+    }
 
 
 def released(store: Store, as_of: str | None = None) -> dict | None:
@@ -77,7 +113,8 @@ def followed_model(store: Store, as_of: str) -> str:
 def rollback(store: Store, epoch: int | None = None, reason: str = "rollback") -> dict:
     """Make readers follow an earlier release again: that of `epoch`, or the one before the present one; returns the move.
 
-    No data is touched, so it takes as long as one commit. Raises MissingInputError when there is nothing to go back to.
+    No data is touched, so it takes as long as one commit. Raises MissingInputError when there is nothing to go back to, or when the tables
+    of that release's model were taken out after its announced end.
     """
     history, now = releases(store), released(store)
     if now is None:
@@ -92,7 +129,19 @@ def rollback(store: Store, epoch: int | None = None, reason: str = "rollback") -
         known = ", ".join(str(row["epoch"]) for row in history)
         raise MissingInputError(f"Expected {wanted} in {store.uri}, its epochs are {known}; choose one of them (`lurm releases` shows them).")
     target = {name: value for name, value in earlier[-1].items() if name not in ("epoch", "released_at")}
+    end = end_of(store, target["model_id"])
+    if end is not None and end.taken_out_at is not None:
+        raise MissingInputError(f"Expected a release that is still there, epoch {earlier[-1]['epoch']} is of {end.model_id}, which ended after "
+                                f"{end.after} and was taken out of the warehouse; choose another with --to EPOCH.")
     return move_release(store, {**target, "current": True, "reason": reason})
+
+
+def coordinates(store: Store, model_id: str) -> str:
+    """The model in whose space the vectors of a model are: its own id, or that of the model it was aligned to. Vectors of two models can be
+    compared, and used by one consumer's model, if and as far as this is the same."""
+    if not store.has_artifact("alignments", model_id):
+        return model_id
+    return store.artifact_info("alignments", model_id)["aligned_to"]
 
 
 def _current(history: list[dict]) -> dict | None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lurm import __version__
+from lurm.erasing.suppression import check_erasures_ended
 from lurm.lease import lease
 from lurm.lineage import Context
 from lurm.logs import logged_run, logged_stage
@@ -61,11 +62,12 @@ def run_stages(context: Context, names: Sequence[str], command: str = "run", par
     """Run stages in the order given; returns what each reported, with seconds and peak_mb. Writes runs/<run_id>.json as it goes.
 
     A session that the context brings is used and left open; otherwise one is opened when a stage asks, and stopped at the end. No other run
-    writes to the warehouse meanwhile: StoreError if one does, and still does after `wait_seconds`.
+    writes to the warehouse meanwhile: StoreError if one does, and still does after `wait_seconds`, or if an erasure has been left unfinished.
     """
     if int(os.environ.get("RANK", "0")):  # of several processes of one training the first holds the lease for all
         return _run_stages(context, names, command, parent)
     with lease(context.store, f"{command} of {context.as_of}", wait_seconds):
+        check_erasures_ended(context.store)
         return _run_stages(context, names, command, parent)
 
 

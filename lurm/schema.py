@@ -2,9 +2,13 @@
 
 A stage writes exactly the columns listed here, in this order. Partition columns are part of the table but not of its data files (the
 Delta log carries their values), so `data_schema` leaves them out.
+
+Two tables are read by others than lurm, and what they hold is promised (lurm.contract): each of their columns says in `columns` what it
+means and since which version of the schema it is there; docs/table.md is written from these texts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -12,6 +16,14 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 MONTH, YEAR = "month", "year"
 SCALES = (MONTH, YEAR)
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a promised column means to those who read it, and the version of the schema that brought it."""
+
+    meaning: str
+    since: str = "1.0"
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,7 @@ class Table:
     partition_by: tuple[str, ...]
     sorted_by: tuple[str, ...]
     summary: str
+    columns: Mapping[str, Column] = field(default_factory=dict, compare=False)  # of a table that others read; empty: nothing is promised
 
     @property
     def data_schema(self) -> pa.Schema:
@@ -176,35 +189,63 @@ USER_EMBEDDINGS = Table(
         ("n_active_months", pa.int32()),
         ("first_event_at", TIMESTAMP),
         ("last_event_at", TIMESTAMP),
-        ("as_of", pa.string()),  # YYYY-MM-DD, exclusive
+        ("as_of", pa.string()),
         ("model_id", pa.string()),
         ("published_at", TIMESTAMP),
     ]),
     partition_by=("as_of", "model_id", "published_at"),
     sorted_by=("user_id",),
     summary="what is published: one embedding per user and date",
+    columns={
+        "user_id": Column("the user, as the log of events names it: text, where case and spaces count; once per date and model"),
+        "embedding": Column("M x H numbers, anchors in order: anchor i (from 0) is the numbers i*H to (i+1)*H; all of a model have one length, "
+                            "no number is null, NaN or infinite; lengths are not 1, so compare by cosine"),
+        "n_events": Column("events before as_of that the vector has seen (those whose item has an interest), weights applied; at least 1"),
+        "n_active_months": Column("calendar months, in UTC, with at least one such event; at least 1"),
+        "first_event_at": Column("time of the first such event"),
+        "last_event_at": Column("time of the last such event; before midnight UTC of as_of"),
+        "as_of": Column("YYYY-MM-DD, exclusive: the vector has seen no event at or after midnight UTC of this date"),
+        "model_id": Column("the model that made the vector; vectors of two models cannot be compared, unless one was aligned to the other"),
+        "published_at": Column("when the rows were committed, in UTC; the same for all rows of one publication"),
+    },
 )
 
 RELEASES = Table(
     "releases",
     pa.schema([
-        ("epoch", pa.int64()),  # grows by one with every move of the pointer, also when it moves back
+        ("epoch", pa.int64()),
         ("as_of", pa.string()),
         ("model_id", pa.string()),
-        ("table_version", pa.int64()),  # version of user_embeddings to read
+        ("table_version", pa.int64()),
         ("n_users", pa.int64()),
         ("n_anchors", pa.int32()),
-        ("dim", pa.int32()),  # width of one anchor
+        ("dim", pa.int32()),
         ("run_key", pa.string()),
         ("audit_digest", pa.string()),
         ("released_at", TIMESTAMP),
-        ("current", pa.bool_()),  # whether this move set what readers get when they name no date
+        ("current", pa.bool_()),
         ("reason", pa.string()),
-        ("trained_as_of", pa.string()),  # events before it trained the model; after as_of only where that was allowed. Null in older releases
+        ("trained_as_of", pa.string()),
     ]),
     partition_by=(),
     sorted_by=("epoch",),
     summary="the pointer that readers follow, with its history",
+    columns={
+        "epoch": Column("number of the move; grows by one with every move of the pointer, also when it moves back"),
+        "as_of": Column("the date that was released: the partition of user_embeddings to read"),
+        "model_id": Column("the model that was released: the other partition to read"),
+        "table_version": Column("version of user_embeddings to read; it stays readable as long as this row is there"),
+        "n_users": Column("rows of the release"),
+        "n_anchors": Column("M, anchors of a vector"),
+        "dim": Column("H, numbers of one anchor"),
+        "run_key": Column("names the run that made it; files of user_embeddings begin with it"),
+        "audit_digest": Column("fingerprint of what the quality gate found; its report lies in audits/ under run_key"),
+        "released_at": Column("when the pointer was moved, in UTC: the clock of publication"),
+        "current": Column("whether this move set what readers get when they name no date; the last such row is the present release"),
+        "reason": Column("why the pointer was moved: publish, or what a rollback gave as its reason"),
+        "trained_as_of": Column("events before this date trained the model; later than as_of only where that was allowed, and then the vectors "
+                                "must not predict what lies between; null where it was not kept"),
+    },
 )
 
 TABLES = {
@@ -212,4 +253,4 @@ TABLES = {
     for table in (EVENTS, ITEMS, QUARANTINE, SEEN_ITEMS, ITEM_PAIRS, ITEM_EMBEDDINGS, ITEM_INTERESTS, BAGS, USER_STATES, USER_EMBEDDINGS,
                   RELEASES)
 }
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = "1.0"  # of the tables with `columns`: major.minor, see lurm.contract for what each of the two may change

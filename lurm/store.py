@@ -5,6 +5,7 @@ A warehouse is a folder or an object-store prefix:
     tables/<name>/                 Delta tables; data files are called <run_key>-<digest>.parquet
     manifests/<name>/<run_key>.json  what a run staged, with figures and the versions it read
     artifacts/<kind>/<id>/         trained things: safetensors and JSON
+    erasures/, suppression/        proofs that persons were removed, and who must not come back, as keyed hashes (lurm.erasing.erasure)
     tables/lease/                  who may write now: a Delta log without data (lurm.lease)
 
 Writing is always the same four steps: stage plain Parquet files that no reader sees, put their list into a manifest, check the files
@@ -28,6 +29,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from lurm.contract import check_version, is_older, marks
 from lurm.errors import StoreError
 from lurm.manifest import DataFile, Manifest, Snapshot
 from lurm.objects import FAILED, KEPT_FOR_EVER, PROPERTIES, Entry, Objects
@@ -95,11 +97,12 @@ class Store:
             raise _failed("read", path, error) from None
 
     def list_files(self, *parts: str, recursive: bool = False) -> list[Entry]:
-        """Files of a folder of the warehouse."""
+        """Files of a folder of the warehouse, of the warehouse itself if none is named."""
+        folder = self.path(*parts) if parts else self.root
         try:
-            return self.objects.list_files(self.path(*parts), recursive)
+            return self.objects.list_files(folder, recursive)
         except OSError as error:
-            raise _failed("list", self.path(*parts), error) from None
+            raise _failed("list", folder, error) from None
 
     def delete(self, path: str) -> None:
         try:
@@ -163,7 +166,7 @@ class Store:
         if wrong:
             raise StoreError(wrong)
         for attempt in range(COMMIT_ATTEMPTS):
-            delta = self.load(table.name) or self.create(table)
+            delta = self.writable(table)
             live = {file.path: file for file in live_files(delta, table)}
             in_scope = {path for path, file in live.items() if _in_scope(file, manifest.replaces)}
             wanted = {file.path for file in manifest.files}
@@ -217,10 +220,28 @@ class Store:
         return None
 
     def load(self, name: str, version: int | None = None) -> DeltaTable | None:
+        """A table at a version, the newest without one; None if there is no such table. Raises StoreError if this lurm would misread it."""
         try:
-            return self.objects.open_table(self.table_uri(name), version)
+            delta = self.objects.open_table(self.table_uri(name), version)
         except FAILED as error:
             raise StoreError(f"Expected a readable table at {self.table_uri(name)}, got: {_cause(error)}; check the warehouse URI.") from None
+        if delta is not None:
+            check_version(self.table_uri(name), delta.metadata().configuration)
+        return delta
+
+    def writable(self, table: Table) -> DeltaTable:
+        """The newest version of a table, to commit on: created if it is not there, and said to be of this version of the schema."""
+        delta = self.load(table.name) or self.create(table)
+        if is_older(table.name, delta.metadata().configuration):
+            cause = "nothing was written"
+            try:
+                self.objects.describe(delta, table.schema, marks(table.name))
+            except FAILED as error:  # somebody else was faster, or an answer was lost: what is there now says which
+                cause = _cause(error)
+            delta = self.load(table.name)
+            if delta is None or is_older(table.name, delta.metadata().configuration):
+                raise StoreError(f"Could not bring {table.name} in {self.uri} to this version of its schema ({cause}); check rights, then run again.")
+        return delta
 
     def create(self, table: Table) -> DeltaTable:
         cause = "it is not there"

@@ -6,6 +6,7 @@ Pure numpy, for matrices that fit: the gate, the drift, the comparison of models
 import numpy as np
 
 NEIGHBOURS = 10
+BLOCK = 1_024  # rows whose cosines with all others are in memory at once
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
@@ -38,14 +39,37 @@ def mean_shift(before: np.ndarray, now: np.ndarray) -> float:
 
 
 def nearest(vectors: np.ndarray, n_neighbours: int) -> np.ndarray:
-    """(n, n_neighbours) rows of largest cosine, without the row itself, in no order."""
-    rows = unit_rows(vectors)
-    cosines = rows @ rows.T
-    np.fill_diagonal(cosines, -np.inf)
-    return np.argpartition(-cosines, n_neighbours, axis=1)[:, :n_neighbours]
+    """(n, n_neighbours) rows of largest cosine, nearest first, without the row itself; (n, d) with n > n_neighbours. Memory: BLOCK x n cosines."""
+    rows, found = unit_rows(vectors), np.empty((len(vectors), n_neighbours), np.int64)
+    for start in range(0, len(rows), BLOCK):
+        cosines = rows[start : start + BLOCK] @ rows.T
+        place = np.arange(len(cosines))
+        cosines[place, start + place] = -np.inf
+        best = np.argpartition(-cosines, n_neighbours - 1, axis=1)[:, :n_neighbours]
+        order = np.argsort(-np.take_along_axis(cosines, best, axis=1), axis=1, kind="stable")
+        found[start : start + BLOCK] = np.take_along_axis(best, order, axis=1)
+    return found
+
+
+def shared(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """(n,) share of the entries of each row of `before` that are in the same row of `now`; (n, k) both, different within a row."""
+    return np.asarray([len(np.intersect1d(*rows, assume_unique=True)) for rows in zip(before, now, strict=True)]) / before.shape[1]
 
 
 def neighbour_overlap(before: np.ndarray, now: np.ndarray, n_neighbours: int = NEIGHBOURS) -> np.ndarray:
     """(n,) share of each row's nearest rows in `before` that are among its nearest in `now`; (n, d) and (n, e), n > n_neighbours + 1."""
-    kept = [len(np.intersect1d(*rows, assume_unique=True)) for rows in zip(nearest(before, n_neighbours), nearest(now, n_neighbours), strict=True)]
-    return np.asarray(kept) / n_neighbours
+    return shared(nearest(before, n_neighbours), nearest(now, n_neighbours))
+
+
+def same_row_cosines(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """(n,) cosine of each row of `before` and the same row of `now`; both (n, d)."""
+    return (unit_rows(before) * unit_rows(now)).sum(axis=1)
+
+
+def best_rotation(cross: np.ndarray) -> tuple[np.ndarray, float]:
+    """The orthogonal matrix R (d, d) for which ||A R - B|| is least, from cross = A.T @ B of two sets of rows (Schoenemann, 1966).
+
+    With it comes the largest sum of inner products that a rotation reaches: ||A R - B||^2 = ||A||^2 + ||B||^2 - 2 x that.
+    """
+    left, values, right = np.linalg.svd(np.asarray(cross, np.float64))
+    return left @ right, float(values.sum())

@@ -8,6 +8,7 @@ interest are absent, and counted.
 
 from collections import Counter
 
+from lurm.alignment import told_of
 from lurm.ingredients import ingredients
 from lurm.lineage import Context
 from lurm.manifest import Manifest, Snapshot
@@ -28,14 +29,17 @@ def run(context: Context) -> dict:
     if store.staged(USER_EMBEDDINGS.name, run_key):
         return {"skipped": "embedded already"}
     bags, end, until = context.bags(), end_month(context.as_of), f"{open_month(context.as_of)}-01"
+    aligned = context.alignment()
     states = context.states(until) if embed.keep_states and can_keep_states(info, context.as_of) else None
     if states is not None:
         bags = _open_bags(bags, until, info["grid_start"])
 
     def produce(task: dict, counted: Counter):
+        from lurm.alignment import load_alignment
         from lurm.smen.streams import embed_lives, embed_states, load_frozen
 
         model, bucket = load_frozen(store, model_id, embed.device, embed.batch_size), task["bucket"]
+        alignment = load_alignment(store, model_id) if aligned else None
         mine = bags.where(bucket=bucket)
         if states is None:
             batches = embed_lives(model, store, mine, end)
@@ -43,7 +47,7 @@ def run(context: Context) -> dict:
             batches = embed_states(model, store, states.where(bucket=bucket), mine, until)
         for batch, n_absent in batches:
             counted["users_without_usable_events"] += n_absent
-            yield batch
+            yield alignment.turn_batch(batch) if alignment else batch
 
     spark, totals = context.spark(), Counter(users_without_usable_events=0)
     buckets = {*bags.values("bucket"), *(states.values("bucket") if states is not None else ())}
@@ -54,6 +58,7 @@ def run(context: Context) -> dict:
                             partition=partition, resources=gpu_profile(settings), totals=totals)
     figures = {"users": sum(file.rows for file in files), **totals, "n_anchors": info["n_anchors"], "dim": info["dim"],
                "encoder_id": info["encoder_id"], "space_id": info["space_id"], "model_id": model_id, "trained_as_of": info["as_of"]}
+    figures |= told_of(aligned, info["as_of"]) if aligned else {}
     inputs = {"bags": bags.version, "events": context.events().version, "ingredients": ingredients(context)}
     store.write_manifest(Manifest(USER_EMBEDDINGS.name, run_key, tuple(files), (partition,), figures, inputs))
     return figures

@@ -2,7 +2,8 @@
 
 In: Parquet, CSV, JSON lines or Delta, with columns mapped by the configuration. Out: `events` by month, `items`, and `quarantine` with
 every row that could not be used and why. Files that an earlier run has read are not read again: the months that new files touch (late
-events land in their own month) are replaced as a whole, so running twice changes nothing.
+events land in their own month) are replaced as a whole, so running twice changes nothing. Rows of persons on the suppression list are
+counted, and kept nowhere.
 """
 
 import logging
@@ -11,6 +12,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from lurm.config import fingerprint
+from lurm.erasing.persons import Persons
+from lurm.erasing.suppression import suppressed
 from lurm.errors import ConfigError, InputError
 from lurm.lineage import Context
 from lurm.manifest import Manifest
@@ -22,6 +25,7 @@ from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame
 log = logging.getLogger("lurm")
 ROW_CHARACTERS = 4_096
 CONTROL = r"[\p{Cntrl}\s]+"
+SUPPRESSED = "of a suppressed person"  # a reason that is counted, and whose rows are not kept
 
 
 def run(context: Context) -> dict:
@@ -70,7 +74,7 @@ def ingest_events(context: Context, source: Source | None = None) -> dict:
 
     spark = context.spark()
     with progress(spark, "ingest events"):
-        rows = clean_events(read_source(spark, source, files), source, settings)
+        rows = mark_suppressed(clean_events(read_source(spark, source, files), source, settings), suppressed(store))
         left_out = F.sum((F.col("weight") == 0).cast("int")).alias("left_out")
         counts = rows.groupBy("reason", "month").agg(F.count("*").alias("rows"), left_out).collect()
         figures = _figures(counts, source, may_be_empty=only_added)
@@ -146,6 +150,23 @@ def clean_events(raw: DataFrame, source: Source, settings) -> DataFrame:
     return frame.withColumn("reason", reason).withColumn("month", F.date_format("timestamp", "yyyy-MM")).drop("broken", "modified")
 
 
+def mark_suppressed(rows: DataFrame, persons: Persons) -> DataFrame:
+    """Rows of `clean_events` with the reason SUPPRESSED where the user is one of the persons, or an unusable row names one of them."""
+    if not len(persons):
+        return rows
+
+    @F.arrow_udf("boolean")
+    def names_one(users, texts):
+        import numpy as np
+        import pyarrow as pa
+
+        named = [text is not None and persons.in_row(text) for text in texts.to_pylist()]
+        return pa.array(persons.mask(users) | np.array(named, bool))
+
+    unusable = F.when(F.col("reason").isNotNull(), F.col("row"))
+    return rows.withColumn("reason", F.when(names_one("user_id", unusable), SUPPRESSED).otherwise(F.col("reason")))
+
+
 def clean_items(raw: DataFrame, source: Source, settings) -> DataFrame:
     """item_id, title, categories plus reason (null for a usable row), cut (1 where the title was cut), source_file and row (JSON)."""
     title = F.trim(F.regexp_replace(F.col(f"`{settings.title_column}`").cast("string"), CONTROL, " "))
@@ -205,7 +226,7 @@ def quarantine(context: Context, rows: DataFrame, source: str, run_key: str, fig
     scopes = tuple({"source": source, "reason": reason} for reason in reasons) if added else ({"source": source},)
     if not reasons and (added or not store.snapshot(QUARANTINE.name).where(source=source).files):
         return
-    bad = rows.where("reason is not null").select("source_file", F.substring("row", 1, ROW_CHARACTERS).alias("row"), "reason")
+    bad = rows.where(F.col("reason") != SUPPRESSED).select("source_file", F.substring("row", 1, ROW_CHARACTERS).alias("row"), "reason")
     frame = bad.withColumn("source", F.lit(source))
     if added:
         # Without the rows that a killed run has left there of the very files that are read now.
@@ -223,16 +244,17 @@ def _figures(counts, source: Source, may_be_empty: bool = False) -> dict:
     for row in counts:
         if row.reason is not None:
             bad[row.reason] = bad.get(row.reason, 0) + row.rows
-    read = sum(row.rows for row in counts)
+    read, n_suppressed = sum(row.rows for row in counts), bad.pop(SUPPRESSED, 0)
     if not kept and not may_be_empty:
-        why = ", ".join(f"{count} x {reason}" for reason, count in sorted(bad.items(), key=lambda item: -item[1])) or "no rows at all"
+        unusable = {**bad, **({SUPPRESSED: n_suppressed} if n_suppressed else {})}
+        why = ", ".join(f"{count} x {reason}" for reason, count in sorted(unusable.items(), key=lambda item: -item[1])) or "no rows at all"
         raise InputError(f"Expected usable rows in {source.name} ({source.files[0].path}), found {why}; check the column settings and "
                          f"{source.name}.time_format." if source.name == "events" else
                          f"Expected usable rows in {source.name} ({source.files[0].path}), found {why}; check the column settings.")
     left_out = sum(row.left_out or 0 for row in counts if row.reason is None)
     if bad:
         log.warning("ingest %s: %d rows quarantined: %s", source.name, sum(bad.values()), ", ".join(f"{n} x {r}" for r, n in sorted(bad.items())))
-    return {"read": read, "kept": kept, "left_out": left_out, "quarantined": bad}
+    return {"read": read, "kept": kept, "left_out": left_out, "quarantined": bad, **({"suppressed": n_suppressed} if n_suppressed else {})}
 
 
 def _identifier(column: str) -> Column:

@@ -19,8 +19,8 @@ from lurm.releases import releases
 from lurm.schema import USER_EMBEDDINGS
 from lurm.store import Store
 
-OPERATIONS = ("sizes", "read_bytes", "write_bytes", "list_files", "delete", "open_table", "create_table", "commit")
-WRITES = ("write_bytes", "delete", "create_table", "commit")
+OPERATIONS = ("sizes", "read_bytes", "write_bytes", "list_files", "delete", "open_table", "create_table", "describe", "commit")
+WRITES = ("write_bytes", "delete", "create_table", "describe", "commit")
 
 
 class Crash(BaseException):

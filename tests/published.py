@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lurm import publication
-from lurm.config import Config, GateSettings, PublishSettings
+from lurm.config import Config, GateSettings, PublishSettings, fingerprint
 from lurm.lineage import Context
 from lurm.manifest import DataFile, Manifest, Snapshot
 from lurm.schema import USER_EMBEDDINGS
@@ -30,8 +30,8 @@ class Day(Context):
 
     key: str = "a" * 16
 
-    def embed_key(self) -> str:
-        return self.key
+    def embed_key(self, alignment_id: str | None = None) -> str:
+        return fingerprint(self.key, alignment_id) if alignment_id else self.key
 
     def bags(self) -> Snapshot:
         return self.store.snapshot("bags")

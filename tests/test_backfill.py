@@ -421,3 +421,13 @@ def test_released_is_the_model_of_the_newest_release_before_the_date(store, tmp_
     assert context("2021-02-01").model_id == context("2021-06-01").model_id == "planted"
     with pytest.raises(MissingInputError, match="Expected a release on or before 2021-01-31 in .* whose model could be used, found none; train one"):
         context("2021-01-31")
+
+
+def test_what_turns_a_models_vectors_has_seen_events_too(store):
+    """A turn that was fitted on vectors of a later date is as much from the future as a model that was trained then."""
+    info = {"info": {"alignment_id": "alignment-planted", "aligned_to": "model-old", "as_of": "2021-03-15"}}
+    store.write_bytes(store.path("artifacts", "alignments", "planted", "info.json"), json.dumps(info).encode())
+    days = planned(store, "2021-03-01", "2021-04-01")
+    assert days["2021-03-01"].status == MISSING and days["2021-03-01"].why.startswith("the model has seen events up to 2021-03-15")
+    assert days["2021-04-01"].status == TO_DO and days["2021-04-01"].trained_as_of == "2021-03-15"
+    assert planned(store, "2021-03-01", allow_future_model=True)["2021-03-01"].status == TO_DO

@@ -18,8 +18,8 @@ from lurm.errors import LurmError
 from lurm.pipeline import PYTHON, STAGES
 from lurm.store import Store
 
-COMMANDS = ["run", *(stage.name for stage in STAGES), "stages", "status", "read", "demo", "backfill", "runs", "check", "releases", "rollback",
-            "vacuum"]
+COMMANDS = ["run", *(stage.name for stage in STAGES), "stages", "status", "read", "join", "similar", "export", "demo", "backfill", "runs", "check",
+            "releases", "rollback", "vacuum", "erase", "suppression", "audit"]
 AS_OF = "2022-01-01"
 
 

@@ -19,13 +19,16 @@ EVERYTHING = [*CODE, *TESTS, *sorted((ROOT / "benchmarks").rglob("*.py"))]
 DOORS = (
     ("pyspark", ("spark_jobs/",), False),
     ("deltalake", ("lurm/objects.py", "lurm/store.py"), False),
-    ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py"), False),
+    ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py", "lurm/report/"), False),
+    ("plotly", (), False),  # its script is read as a file
+    ("umap", ("lurm/report/interest_map.py",), True),
     ("torch", ("lurm/kmeans.py", "spark_jobs/"), True),
     ("safetensors", ("lurm/training.py",), False),
     ("tokenizers", ("lurm/item_encoder/",), False),
     ("sklearn", ("lurm/evaluation/",), False),
-    ("faiss", ("lurm/kmeans.py", "spark_jobs/assign_interests.py"), True),
+    ("faiss", ("lurm/kmeans.py", "lurm/exporting/export_files.py", "spark_jobs/assign_interests.py"), True),
     ("scipy", ("lurm/bag_of_interests.py", "lurm/smen/batches.py", "lurm/evaluation/"), False),
+    ("scipy", ("lurm/alignment.py",), True),
     ("great_expectations", ("lurm/audit.py",), True),
     ("psutil", ("lurm/memory.py",), True),
     ("psutil", ("docker/standalone.py",), False),
@@ -39,6 +42,7 @@ TESTED_IN = {
     "docker/answers.py": "tests/docker/test_containers.py",
     "lurm/checks.py": "tests/test_output_gate.py",
     "lurm/commands/backfilling.py": "tests/test_backfill.py",
+    "lurm/joining/label_spill.py": "tests/joining/test_label_join.py", "lurm/joining/embedding_units.py": "tests/joining/test_label_join.py",
     "lurm/errors.py": "tests/test_cli.py", "lurm/schema.py": "tests/test_staging.py", "lurm/interest_space.py": "tests/test_interests.py",
     "lurm/smen/recurrence.py": "tests/smen/test_smen_model.py", "lurm/smen/batches.py": "tests/smen/test_smen_model.py",
     **{f"lurm/commands/{name}.py": "tests/test_cli.py" for name in ("arguments", "running", "inspecting", "releasing", "reading", "demo")},
@@ -49,10 +53,12 @@ TESTED_IN = {
 }
 ABOUT_ALL = {  # tests of no single module
     "tests/test_house.py", "tests/test_readme.py", "tests/test_pipeline_end_to_end.py", "tests/test_kill.py", "tests/docker/test_containers.py",
-    "tests/test_faults.py", "tests/test_processes.py", "tests/test_full_disk.py",
+    "tests/test_faults.py", "tests/test_resurrection.py", "tests/test_processes.py", "tests/test_full_disk.py", "tests/report/test_in_browser.py",
+    "tests/test_reading_doc.py", "tests/test_reader_alone.py", "tests/test_quickstart.py",
 }
-HELPERS = {"tests/conftest.py", "tests/published.py", "tests/small_pipeline.py", "tests/dags/airflow_process.py", "tests/faults.py",
-           "tests/publishing_process.py", "tests/two_processes.py"}
+HELPERS = {"tests/conftest.py", "tests/published.py", "tests/moments.py", "tests/small_pipeline.py", "tests/dags/airflow_process.py",
+           "tests/faults.py", "tests/publishing_process.py", "tests/erasable.py", "tests/two_processes.py", "tests/small_release.py",
+           "tests/report/conftest.py"}
 
 
 def name_of(file: Path) -> str:

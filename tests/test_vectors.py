@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lurm.vectors import effective_rank, mean_cosine, mean_shift, neighbour_overlap, unit_rows
+from lurm.vectors import best_rotation, effective_rank, mean_cosine, mean_shift, nearest, neighbour_overlap, same_row_cosines, shared, unit_rows
 
 
 def test_mean_cosine_by_hand():
@@ -45,3 +45,31 @@ def test_neighbour_overlap_by_hand():
 def test_unrelated_vectors_share_what_chance_gives():
     left, right = (np.random.default_rng(seed).standard_normal((400, 12)) for seed in (1, 2))
     assert neighbour_overlap(left, right).mean() == pytest.approx(10 / 399, abs=0.01)
+
+
+def test_the_nearest_come_first_whatever_the_block(monkeypatch):
+    angles = np.deg2rad([0, 10, 30, 180, 190, 215])
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert nearest(circle, 3)[0].tolist() == [1, 2, 5] and nearest(circle, 5)[3].tolist() == [4, 5, 2, 1, 0]
+    vectors = np.random.default_rng(2).standard_normal((50, 4))
+    found = nearest(vectors, 7)
+    monkeypatch.setattr("lurm.vectors.BLOCK", 8)
+    assert np.array_equal(nearest(vectors, 7), found) and (found != np.arange(50)[:, None]).all()
+
+
+def test_shared_and_same_row_cosines_by_hand():
+    assert shared(np.array([[1, 2, 3], [4, 5, 6]]), np.array([[3, 1, 9], [7, 8, 9]])).tolist() == [2 / 3, 0]
+    assert same_row_cosines(np.array([[3.0, 4], [0, 0], [1, 0]]), np.array([[4.0, 3], [1, 1], [-2, 0]])) == pytest.approx([24 / 25, 0, -1])
+
+
+def test_the_best_rotation_is_the_one_that_was_planted_and_says_how_near_it_comes():
+    rng = np.random.default_rng(6)
+    rows, planted = rng.standard_normal((30, 4)), np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    rotation, gain = best_rotation(rows.T @ (rows @ planted))
+    assert np.allclose(rotation, planted) and gain == pytest.approx(np.square(rows).sum())
+    targets = rng.standard_normal((30, 4))
+    rotation, gain = best_rotation(rows.T @ targets)
+    left = np.square(rows @ rotation - targets).sum()
+    assert left == pytest.approx(np.square(rows).sum() + np.square(targets).sum() - 2 * gain)
+    others = [np.square(rows @ np.linalg.qr(rng.standard_normal((4, 4)))[0] - targets).sum() for _ in range(50)]
+    assert left < min(others)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from lurm.config import load_config
+from lurm.errors import ConfigError
 from lurm.logs import FORMATS
 from lurm.periods import parse_as_of
 from lurm.pipeline import RELEASED
@@ -24,6 +25,16 @@ def add_command(commands, name: str, summary: str, function: Callable | None, ep
 
 def add_warehouse(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--warehouse", required=True, metavar="URI", help="folder or object-store URI that holds all tables")
+    return parser
+
+
+def add_release(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Which release of which warehouse is read; see `open_release`."""
+    add_warehouse(parser)
+    parser.add_argument("--as-of", metavar="DATE", help="the newest release that is not after this date (default: the current release)")
+    parser.add_argument("--model", metavar="ID", help="the newest release of this model, also when readers follow another one")
+    parser.add_argument("--visible-at", metavar="TIME", help="what readers got at this moment (ISO, UTC), to make a result again")
+    parser.add_argument("--epoch", type=int, metavar="N", help="exactly this move of the release pointer (`lurm releases`)")
     return parser
 
 
@@ -55,6 +66,15 @@ def add_future_model(parser: argparse.ArgumentParser) -> argparse.ArgumentParser
     parser.add_argument("--allow-future-model", action="store_true",
                         help="accept a --model that has seen events at or after the date; the release then says so")
     return parser
+
+
+def open_release(options: argparse.Namespace):
+    """The EmbeddingTable that the arguments of `add_release` name."""
+    from lurm import open_table
+
+    if options.epoch is not None and (options.as_of, options.model, options.visible_at) != (None, None, None):
+        raise ConfigError("Expected --epoch alone, got --as-of, --model or --visible-at beside it; an epoch says everything.")
+    return open_table(options.warehouse, options.as_of, model=options.model, epoch=options.epoch, visible_at=options.visible_at)
 
 
 def context_of(options: argparse.Namespace):

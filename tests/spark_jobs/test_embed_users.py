@@ -1,5 +1,6 @@
 """Users embedded bucket by bucket are users embedded one by one; who has no usable event is absent and counted."""
 
+import shutil
 from collections import defaultdict
 
 import numpy as np
@@ -20,10 +21,11 @@ from small_pipeline import (
 )
 
 from lurm import open_table
+from lurm.alignment import Alignment, save_alignment
 from lurm.bag_of_interests import read_lives
-from lurm.errors import MissingInputError
+from lurm.errors import LineageError, MissingInputError
 from lurm.periods import end_month
-from lurm.schema import MONTH, YEAR
+from lurm.schema import MONTH, USER_EMBEDDINGS, YEAR
 from lurm.smen.inference import embed, load_model
 from spark_jobs.embed_users import run as embed_users
 
@@ -79,3 +81,31 @@ def test_a_rerun_starts_no_spark(finished, world):
     done = finished[0]
     context = make_context(done.store.uri, done.as_of, no_spark, *source_overrides(world))
     assert embed_users(context) == {"skipped": "embedded already"}
+
+
+def test_vectors_of_an_aligned_model_are_turned_under_a_name_of_their_own(finished, spark, tmp_path):
+    """Whichever date is embedded from now on: the turn belongs to the model, and the states stay as the model made them."""
+    source, _ = finished
+    shutil.copytree(source.store.root, tmp_path / "warehouse")
+    context = make_context(tmp_path / "warehouse", source.as_of, lambda: spark)
+    model_id, key, states = source.trained_model_id(), source.embed_key(), context.store.snapshot("user_states")
+    info = context.store.artifact_info("models", model_id)
+    rng = np.random.default_rng(0)
+    turns = np.stack([np.linalg.qr(rng.standard_normal((info["dim"], info["dim"])))[0] for _ in range(info["n_anchors"])])
+    planted = Alignment(rng.permutation(info["n_anchors"]), turns)
+    told = {"alignment_id": "alignment-planted", "aligned_to": "model-elsewhere"}
+    save_alignment(context.store, model_id, planted, {**told, "as_of": "2021-02-17"})
+    with pytest.raises(LineageError, match="Expected an alignment fitted on events before 2021-02-16, that of .* has seen those before 2021-02-17"):
+        embed_users(context)
+    save_alignment(context.store, model_id, planted, {**told, "as_of": context.as_of})
+    figures = embed_users(context)
+    assert context.embed_key() not in (key, source.embed_key("alignment-other")) and context.embed_key() == source.embed_key("alignment-planted")
+    assert {name: figures[name] for name in told} == told and figures["trained_as_of"] == context.as_of
+    users, vectors = published(source.store, source.as_of)
+    manifest = context.store.staged(USER_EMBEDDINGS.name, context.embed_key())
+    rows = [row for file in manifest.files for row in pq.read_table(context.store.path("tables", manifest.table, *file.path.split("/")),
+                                                                   partitioning=None).to_pylist()]
+    rows.sort(key=lambda row: row["user_id"])
+    assert [row["user_id"] for row in rows] == users.tolist()
+    np.testing.assert_allclose(np.stack([row["embedding"] for row in rows]), planted.turn(vectors), atol=1e-6)
+    assert context.store.snapshot("user_states").digest() == states.digest()

@@ -24,6 +24,8 @@ from small_pipeline import (
     write_items,
 )
 
+from lurm.erasing.erasure import verify_users
+from lurm.erasing.suppression import hashes_of, suppress
 from lurm.errors import ConfigError, InputError
 from lurm.schema import TIMESTAMP
 from lurm.synthetic import WorldSettings, write_world
@@ -111,6 +113,47 @@ def test_all_rows_bad_is_one_sentence_and_nothing_is_committed(tmp_path, context
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu1,i1,yesterday\nu2,i1,soon\n,i1,2020-01-01\n")
     context = context_of(events="log.csv")
     with pytest.raises(InputError, match=r"found 2 x timestamp is null or unreadable, 1 x user_id is null; .*events\.time_format"):
+        ingest_log(context)
+    assert set(versions(context.store).values()) == {-1}
+
+
+# ---- persons who must not come back ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_rows_of_suppressed_persons_are_counted_and_kept_nowhere(tmp_path, context_of, monkeypatch, format):
+    """Not as events, and not in the quarantine: neither their own unusable rows nor those of others that name them."""
+    monkeypatch.setenv("LURM_SUPPRESSION_KEY", "a key of a test, long enough")
+    rows = [("gone-000001", "i1", "2020-01-05T10:00:00"), (" gone-000001 ", "i2", "2020-02-05T10:00:00"), ("gone-000001", "", "2020-01-05T10:00:00"),
+            ("", "by gone-000001", "2020-01-05T10:00:00"), ("gone-0000012", "i1", "2020-01-06T10:00:00"),
+            ("Gone-000001", "i1", "2020-01-07T10:00:00"), ("u1", "i1", "2020-01-08T10:00:00"), ("u1", "", "2020-01-08T10:00:00"),
+            ("17", "i1", "2020-01-08T10:00:00")]
+    names = ("user_id", "item_id", "timestamp")
+    lines = [",".join(names), *map(",".join, rows)] if format == "csv" else [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
+    lines += ['{"user_id": "gone-000001", "item', '{"user_id": "u2", "item'] if format == "jsonl" else []
+    (tmp_path / f"log.{format}").write_text("\n".join(lines) + "\n")
+    context = context_of(events=f"log.{format}")
+    suppress(context.store, hashes_of(context.store, ["gone-000001", "17", "nobody-here"]), "e1")
+    figures = ingest_log(context)
+    broken = format == "jsonl"
+    assert figures["suppressed"] == 5 + broken and figures["kept"] == 3 and figures["read"] == len(rows) + 2 * broken
+    assert figures["quarantined"] == {"item_id is null": 1, **({"not a JSON object": 1} if broken else {})}
+    assert sorted({row["user_id"] for row in rows_of(context.store, "events")}) == ["Gone-000001", "gone-0000012", "u1"], "other spellings, other ids"
+    assert not any("gone-000001" in row["row"] for row in rows_of(context.store, "quarantine"))
+    assert verify_users(context.store, ["gone-000001"]).traces == ()
+
+
+def test_a_list_that_cannot_be_obeyed_stops_the_reading(tmp_path, context_of, monkeypatch):
+    monkeypatch.setenv("LURM_SUPPRESSION_KEY", "a key of a test, long enough")
+    write_events(tmp_path / "log" / "1.parquet", ROWS)
+    context = context_of()
+    suppress(context.store, hashes_of(context.store, ["u1"]), "e1")
+    monkeypatch.setenv("LURM_SUPPRESSION_KEY", "another key, also long")
+    with pytest.raises(ConfigError, match="got another"):
+        ingest_log(context)
+    monkeypatch.setenv("LURM_SUPPRESSION_KEY", "a key of a test, long enough")
+    suppress(context.store, hashes_of(context.store, ["u2"]), "e2")
+    with pytest.raises(InputError, match="3 x of a suppressed person"):
         ingest_log(context)
     assert set(versions(context.store).values()) == {-1}
 
