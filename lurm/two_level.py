@@ -33,6 +33,7 @@ COARSE_ROWS, COARSE_ITERATIONS, START_ITERATIONS = 128, 8, 6  # rows per coarse 
 MAX_HELD_OUT = 16_384
 MIN_GAIN = 2e-4  # relative growth of the held-out cosine below which the iterations stop
 N_NEIGHBOURS, SHARPNESS = 4, (10.0, 20.0)
+LOOK_CLOSER = 4  # times as many cells for held-out vectors: what a narrow search misses must not decide
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def fit_two_level(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iteratio
                 progress(iteration, objective[-1])
             sizes = np.bincount(ids, minlength=n_clusters).astype(np.int64)
             # Where nothing is held out, the vectors themselves say when to stop.
-            now = float(cosine[held_out].mean(dtype=np.float64)) if len(held_out) else objective[-1]
+            now = _worth(vectors[held_out], centroids, n_probes, pool) if len(held_out) else objective[-1]
             if iteration == n_iterations or (iteration > 0 and now - before < MIN_GAIN * abs(before)):
                 break
             before = now
@@ -249,10 +250,15 @@ def _smoothed(vectors: np.ndarray, centroids: np.ndarray, ids: np.ndarray, held_
     for sharpness in SHARPNESS:
         weights = np.exp(-sharpness * (1.0 - similar.astype(np.float64)))
         smooth = directions(sums + np.einsum("kr,krd->kd", weights, sums[near]), centroids)
-        now = float(_search(held_out, cells_of(smooth), n_probes, pool)[1].mean(dtype=np.float64))
+        now = _worth(held_out, smooth, n_probes, pool)
         if now > best:
             best, chosen = now, smooth
     return chosen
+
+
+def _worth(held_out: np.ndarray, centroids: np.ndarray, n_probes: int, pool: ThreadPoolExecutor) -> float:
+    """Mean cosine of held-out vectors to their nearest centroid."""
+    return float(_search(held_out, cells_of(centroids), LOOK_CLOSER * n_probes, pool)[1].mean(dtype=np.float64))
 
 
 def _neighbours(centroids: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:

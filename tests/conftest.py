@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from small_pipeline import SMALL, STAGE_NAMES, make_context, run, source_overrides
+from small_pipeline import AS_OF, SMALL, STAGE_NAMES, make_context, run, source_overrides
 
 # One thread wherever threads would change the order of sums: two processes must be able to give the same bytes. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-AS_OF = "2021-02-16"  # in the middle of the world's last month: nobody may see its second half
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import AS_OF
 from small_pipeline import (
+    AS_OF,
     PINNED_STAGES,
     SMALL,
     STAGE_NAMES,

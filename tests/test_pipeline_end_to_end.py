@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import AS_OF
 from small_pipeline import (
+    AS_OF,
     PINNED_STAGES,
     SMALL,
     STAGE_NAMES,

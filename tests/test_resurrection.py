@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import AS_OF
 from erasable import KEY, live_rows, places_of, released_rows
-from small_pipeline import PINNED_STAGES, STAGE_NAMES, content, make_context, published, rows_of, run, source_overrides, write_events
+from small_pipeline import AS_OF, PINNED_STAGES, STAGE_NAMES, content, make_context, published, rows_of, run, source_overrides, write_events
 
 from lurm import open_table
 from lurm.backfill import backfill, plan

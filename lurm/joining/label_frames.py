@@ -5,6 +5,7 @@ schema and batches of at most BATCH_ROWS rows; users as text, times as microseco
 imported here: a frame brings its own.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lurm.errors import InputError
@@ -43,7 +43,8 @@ def kind_of(labels) -> str:
         return SPARK
     if isinstance(labels, pa.Table | pa.RecordBatch):
         return TABLE
-    if isinstance(labels, str | PathLike | pa.RecordBatchReader | ds.Dataset | ds.Scanner) or hasattr(labels, "__arrow_c_stream__"):
+    streams = isinstance(labels, str | PathLike | pa.RecordBatchReader) or _is_of_dataset(labels, "Dataset", "Scanner")
+    if streams or hasattr(labels, "__arrow_c_stream__"):
         return STREAM
     lazy = "; collect() it first" if name == "LazyFrame" else ""
     raise InputError("Expected labels as an Arrow table, reader or dataset, a pandas, polars or Spark frame, or the path of Parquet or CSV files, "
@@ -55,7 +56,8 @@ def open_labels(labels, user: str, time: str, only_keys: bool = False) -> Labels
     kind = kind_of(labels)
     if isinstance(labels, str | PathLike):
         return _of_files(fspath(labels), user, time)
-    names = list(labels.schema.names if isinstance(labels, pa.Table | pa.RecordBatch | pa.RecordBatchReader | ds.Dataset) else
+    has_schema = isinstance(labels, pa.Table | pa.RecordBatch | pa.RecordBatchReader) or _is_of_dataset(labels, "Dataset")
+    names = list(labels.schema.names if has_schema else
                  labels.columns if kind in (PANDAS, POLARS) else ())
     if names:
         check_columns(names, user, time)
@@ -164,9 +166,9 @@ def _of_pandas(frame) -> pa.Table:
 
 
 def _of_stream(labels, user: str, time: str) -> Labels:
-    if isinstance(labels, ds.Dataset):
+    if _is_of_dataset(labels, "Dataset"):
         labels = labels.scanner(batch_size=BATCH_ROWS, batch_readahead=2, fragment_readahead=1)
-    if isinstance(labels, ds.Scanner):
+    if _is_of_dataset(labels, "Scanner"):
         labels = labels.to_reader()
     reader = labels if isinstance(labels, pa.RecordBatchReader) else pa.RecordBatchReader.from_stream(labels)
     check_columns(reader.schema.names, user, time)
@@ -226,3 +228,9 @@ def _cut(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         for start in range(0, batch.num_rows, BATCH_ROWS):
             yield batch.slice(start, BATCH_ROWS)
+
+
+def _is_of_dataset(labels: object, *names: str) -> bool:
+    """Whether labels are of these classes of pyarrow.dataset, which is not loaded to find out: it brings pandas along, a sixth of a second."""
+    module = sys.modules.get("pyarrow.dataset")
+    return module is not None and isinstance(labels, tuple(getattr(module, name) for name in names))

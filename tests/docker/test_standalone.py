@@ -19,7 +19,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import AS_OF
 from small_pipeline import PINNED_STAGES, SMALL, content, make_context, run, source_overrides
 from test_house import ROOT
 
@@ -99,7 +98,7 @@ def warehouse(finished, tmp_path_factory) -> Store:
 
 @pytest.fixture(scope="module")
 def story(warehouse, world, tmp_path_factory):
-    """What a new user does, in this order: look, trigger a later date, trigger an earlier one, fill in two days, stop."""
+    """What a new user does, in this order: look, trigger a later date, forget the date, fill in two earlier days, stop."""
     airflow = Airflow(tmp_path_factory.mktemp("airflow") / "home", warehouse, (*SMALL, *source_overrides(world)))
     told = {}
     try:
@@ -111,7 +110,6 @@ def story(warehouse, world, tmp_path_factory):
         told["later"] = airflow.trigger({"as_of": LATER}, datetime.now(UTC).isoformat())  # as the form of the web page does
         woken, told["consumer"] = airflow.woken()
         told["read"] = airflow.ask(f"dags/lurm_example_consumer/dagRuns/{woken}/taskInstances/read_table/xcomEntries/return_value")["value"]
-        told["earlier"] = airflow.trigger({"as_of": AS_OF})
         told["no date"] = airflow.trigger({})
         told["backfill"] = backfill(airflow, "2021-02-17", "2021-02-18")
         time.sleep(10)  # the scheduler looks for woken consumers every few seconds
@@ -159,12 +157,11 @@ def test_a_trigger_is_green_and_the_table_is_there(story, warehouse):
 
 @pytest.mark.slow
 def test_the_release_wakes_the_consumer_once(story, warehouse):
-    """Neither the earlier date nor the dates of the backfill do."""
+    """The dates of the backfill do not."""
     row = releases(warehouse)[1]
     assert [event["extra"] for event in story["events"]] == [{name: row[name] for name in ("epoch", "as_of", "table_version", "model_id")}]
     assert story["consumer"]["state"] == "success" and story["consumer runs"] == 1
     assert f"{row['n_users']}" in str(story["read"]) and LATER in str(story["read"])
-    assert story["earlier"]["state"] == "success" and story["earlier"]["tasks"]["announce"] == "skipped"
 
 
 @pytest.mark.slow

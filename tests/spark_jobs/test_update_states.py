@@ -8,8 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import AS_OF
-from small_pipeline import PINNED_STAGES, copy_chain, instant, make_context, no_spark, published, run, source_overrides
+from small_pipeline import AS_OF, PINNED_STAGES, copy_chain, instant, make_context, no_spark, published, run, source_overrides
 
 from lurm.errors import MissingInputError
 from lurm.manifest import Manifest
