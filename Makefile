@@ -19,10 +19,10 @@ airflow: $(AIRFLOW_READY) java
 IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(AIRFLOW_READY) java
-	@$(BIN)/python -m pytest $(IN_TWO)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO)
 
 test-quick: $(AIRFLOW_READY) java
-	@$(BIN)/python -m pytest $(IN_TWO) -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO) -m "not slow"
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/lint-imports --config setup.cfg

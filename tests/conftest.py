@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
-import pytest
-from small_pipeline import AS_OF, SMALL, STAGE_NAMES, make_context, run, source_overrides
-
-# One thread wherever threads would change the order of sums: two processes must be able to give the same bytes. Before torch is imported.
+# One thread wherever threads would change the order of sums: two processes must be able to give the same bytes. Before numpy and torch are
+# imported, which read it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+from small_pipeline import AS_OF, SMALL, STAGE_NAMES, make_context, run, source_overrides  # noqa: E402
 
 
 @pytest.fixture(scope="session")
