@@ -16,13 +16,14 @@ from lurm.alignment import ANCHORS, VECTOR, fit_alignment, held_out, quality
 from lurm.candidates import candidates, find_candidate
 from lurm.embedding_table import EmbeddingTable
 from lurm.errors import InputError, MissingInputError
+from lurm.pipeline import RELEASED
 from lurm.profile import hash_of_users
 from lurm.releases import coordinates, released, releases
 from lurm.store import Store
 from lurm.vectors import effective_rank, mean_shift, nearest, same_row_cosines, shared
 
 log = logging.getLogger("lurm")
-RELEASED, CANDIDATE = "released", "candidate"
+CANDIDATE = "candidate"
 NEIGHBOURHOODS = (10, 100)
 SAMPLED = 2_000
 FEWEST = 100  # users in common; fewer say nothing of vectors

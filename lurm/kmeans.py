@@ -24,7 +24,7 @@ import numpy as np
 
 from lurm.errors import ConfigError, InputError
 from lurm.lloyd import BLOCK_ROWS, SAME, KMeansResult, cluster_sums, directions, refills
-from lurm.two_level import fit_two_level, search_two_level
+from lurm.two_level import Cells, fit_two_level, search_two_level
 
 BACKENDS = ("faiss", "torch", "numpy")  # exact
 TWO_LEVEL = "two-level"
@@ -72,10 +72,11 @@ def fit_kmeans(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iterations:
 
 
 def assign(vectors: np.ndarray, centroids: np.ndarray, *, backend: str = "auto", device: str = "auto", n_probes: int | None = None,
-           n_threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+           n_threads: int | None = None, cells: Cells | None = None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The nearest centroid of every vector and the cosine to it: (n,) int32 and (n,) float32; of equal ones the lowest number wins.
 
-    With n_probes (see lurm.two_level.probes_for) only the centroids of that many cells are looked at, by n_threads (None: all cores).
+    With n_probes (see lurm.two_level.probes_for) only the centroids of that many cells are looked at, by n_threads (None: all cores);
+    `cells` are cells_of(centroids) when the caller has them already.
     """
     vectors, centroids = _checked(vectors, "vectors"), _checked(centroids, "centroids")
     if vectors.shape[1] != centroids.shape[1]:
@@ -84,7 +85,7 @@ def assign(vectors: np.ndarray, centroids: np.ndarray, *, backend: str = "auto",
             "use the centroids that were fitted on this encoder's embeddings."
         )
     if n_probes is not None:
-        return search_two_level(vectors, centroids, n_probes, n_threads)
+        return search_two_level(vectors, centroids, n_probes, n_threads, cells)
     backend = choose_backend(backend, device)
     return _search_in(vectors, backend if backend in BACKENDS else choose_backend("auto", "cpu"), device)(centroids)
 

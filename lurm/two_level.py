@@ -62,13 +62,14 @@ def fit_two_level(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iteratio
     with _one_thread_a_product() as pool:
         centroids = _start(vectors, np.flatnonzero(fitted), n_clusters, rng, pool)
         for iteration in range(n_iterations + 1):
-            ids, cosine = _search(vectors, cells_of(centroids), n_probes, pool)
+            cells = cells_of(centroids)
+            ids, cosine = _search(vectors, cells, n_probes, pool)
             objective.append(float(cosine.mean(dtype=np.float64)))
             if progress:
                 progress(iteration, objective[-1])
             sizes = np.bincount(ids, minlength=n_clusters).astype(np.int64)
             # Where nothing is held out, the vectors themselves say when to stop.
-            now = _worth(vectors[held_out], centroids, n_probes, pool) if len(held_out) else objective[-1]
+            now = _worth(vectors[held_out], cells, n_probes, pool) if len(held_out) else objective[-1]
             if iteration == n_iterations or (iteration > 0 and now - before < MIN_GAIN * abs(before)):
                 break
             before = now
@@ -250,15 +251,15 @@ def _smoothed(vectors: np.ndarray, centroids: np.ndarray, ids: np.ndarray, held_
     for sharpness in SHARPNESS:
         weights = np.exp(-sharpness * (1.0 - similar.astype(np.float64)))
         smooth = directions(sums + np.einsum("kr,krd->kd", weights, sums[near]), centroids)
-        now = _worth(held_out, smooth, n_probes, pool)
+        now = _worth(held_out, cells_of(smooth), n_probes, pool)
         if now > best:
             best, chosen = now, smooth
     return chosen
 
 
-def _worth(held_out: np.ndarray, centroids: np.ndarray, n_probes: int, pool: ThreadPoolExecutor) -> float:
+def _worth(held_out: np.ndarray, cells: Cells, n_probes: int, pool: ThreadPoolExecutor) -> float:
     """Mean cosine of held-out vectors to their nearest centroid."""
-    return float(_search(held_out, cells_of(centroids), LOOK_CLOSER * n_probes, pool)[1].mean(dtype=np.float64))
+    return float(_search(held_out, cells, LOOK_CLOSER * n_probes, pool)[1].mean(dtype=np.float64))
 
 
 def _neighbours(centroids: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:

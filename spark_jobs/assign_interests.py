@@ -41,11 +41,12 @@ def run(context: Context) -> dict:
         from lurm.kmeans import assign
 
         centroids = _centroids(store, space_id)
+        cells = None if n_probes is None else _cells(store, space_id)
         for batch in batches:
             vectors = batch.column("embedding").flatten().to_numpy().reshape(batch.num_rows, -1)
             known = np.flatnonzero(np.any(vectors != 0, axis=1))
             if len(known):
-                interest_ids, _ = assign(vectors[known], centroids, device=device, n_probes=n_probes, n_threads=1)
+                interest_ids, _ = assign(vectors[known], centroids, device=device, n_probes=n_probes, n_threads=1, cells=cells)
                 yield pa.RecordBatch.from_arrays([batch.column("item_id").take(pa.array(known)), pa.array(interest_ids)], schema=ASSIGNED)
 
     with progress(spark, "assign-interests"):
@@ -69,6 +70,13 @@ def _centroids(store: Store, space_id: str):
 
     faiss.omp_set_num_threads(1)
     return load_centroids(store.get_artifact("spaces", space_id))
+
+
+@cache
+def _cells(store: Store, space_id: str):
+    from lurm.two_level import cells_of
+
+    return cells_of(_centroids(store, space_id))  # once a worker, not once a batch
 
 
 if __name__ == "__main__":

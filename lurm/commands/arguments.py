@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from lurm.config import load_config
-from lurm.errors import ConfigError
+from lurm.errors import ConfigError, InputError
 from lurm.logs import FORMATS
 from lurm.periods import parse_as_of
 from lurm.pipeline import RELEASED
@@ -87,3 +87,11 @@ def context_of(options: argparse.Namespace):
     model_id = followed_model(store, as_of) if options.model == RELEASED else options.model
     return Context(store, config, as_of, model_id, allow_future_model=options.allow_future_model)
 
+
+def read_ids(path: str) -> list[str]:
+    """User ids of a text file, one a line; blank lines and the mark that some editors put first are no part of them."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return [line.strip() for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Expected user ids, one a line, in {path}, could not read it ({error}); check the path.") from None

@@ -1,10 +1,10 @@
 """`lurm compare`: what changes for those who go on from one table to another."""
 
 import json
-import os
 
 from lurm.commands.arguments import add_command, add_warehouse
 from lurm.errors import ConfigError, InputError
+from lurm.whole_file import whole_file
 
 
 def add(commands) -> None:
@@ -45,7 +45,8 @@ def _compare(options) -> int:
         result["tasks"] = {label: _task(options, label, tables) for label in options.label}
     print("\n".join(lines_of(result)))
     if options.json:
-        _write(options.json, result)
+        with whole_file(options.json, "--json") as path, open(path, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
     return 0
 
 
@@ -62,16 +63,3 @@ def _task(options, label: str, tables: list) -> dict:
                          "or time); check --user, --label and --time.")
     left_out = {name: getattr(labels, name) for name in ("rows", "rows_too_early", "rows_without", "rows_again")}
     return {**probe_both(before[both], now[both], labels.labels[both]), **left_out, "absent_users": int((~both).sum())}
-
-
-def _write(path: str, result: dict) -> None:
-    unfinished = f"{path}.part"
-    try:
-        with open(unfinished, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(f"Could not write {path} ({error.strerror or error}); choose another --json.") from None
-    finally:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)

@@ -1,10 +1,10 @@
 """`lurm erase`, `lurm suppression` and `lurm audit`: persons who want to be gone, and what the table tells about those who are there."""
 
 import json
-import os
 
-from lurm.commands.arguments import add_command, add_wait, add_warehouse
+from lurm.commands.arguments import add_command, add_wait, add_warehouse, read_ids
 from lurm.errors import ConfigError, InputError
+from lurm.whole_file import whole_file
 
 ABOUT = """Remove persons from a warehouse: from every table, every old version, staged runs, exports and records, down to the bytes of the files.
 
@@ -175,13 +175,8 @@ def _privacy(options) -> int:
                                    options.folds, options.sample)
     print(privacy.as_text(report))
     if options.json:
-        temporary = f"{options.json}.part"
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(report, file, indent=1)
-            os.replace(temporary, options.json)
-        except OSError as error:
-            raise InputError(f"Could not write {options.json} ({error.strerror or error}); choose another --json.") from None
+        with whole_file(options.json, "--json") as path, open(path, "w", encoding="utf-8") as file:
+            json.dump(report, file, indent=1)
     return 0
 
 
@@ -197,9 +192,5 @@ def _warehouse(options):
 def _users(options) -> list[str]:
     users = [user.strip() for user in options.user if user.strip()]
     if options.users is not None:
-        try:
-            with open(options.users, encoding="utf-8-sig") as file:
-                users += [line.strip() for line in file if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"Expected ids of users, one a line, in {options.users}, could not read it ({error}); check the path.") from None
+        users += read_ids(options.users)
     return users

@@ -1,9 +1,8 @@
 """`lurm read`: released embeddings as a Parquet file. `lurm join`: labels with the vector each user had at the time of the label."""
 
-import os
-
-from lurm.commands.arguments import add_command, add_release, open_release
-from lurm.errors import ConfigError, InputError
+from lurm.commands.arguments import add_command, add_release, open_release, read_ids
+from lurm.errors import ConfigError
+from lurm.whole_file import whole_file
 
 
 def add(commands) -> None:
@@ -62,24 +61,16 @@ def _read(options) -> int:
     table, users, anchors = open_release(options), _users(options), _anchors(options)
     schema = pa.schema([("user_id", pa.string()), ("embedding", pa.list_(pa.float32()))])
     n_rows = 0
-    temporary = f"{options.output}.part"
-    try:
-        with pq.ParquetWriter(temporary, schema, compression="none") as writer:
-            if users is None:
-                for batch in table.scan(["user_id", "embedding"], anchors=anchors):
-                    writer.write_batch(batch.cast(schema))
-                    n_rows += batch.num_rows
-            else:
-                names, vectors = table.to_numpy(users, anchors)
-                embedding = list_column(vectors.reshape(len(names), vectors.shape[1] * table.dim))
-                writer.write_table(pa.table([pa.array(names, pa.string()), embedding], schema=schema))
-                n_rows = len(names)
-        os.replace(temporary, options.output)
-    except OSError as error:
-        raise InputError(f"Could not write {options.output} ({error.strerror or error}); choose another --output.") from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with whole_file(options.output) as path, pq.ParquetWriter(path, schema, compression="none") as writer:
+        if users is None:
+            for batch in table.scan(["user_id", "embedding"], anchors=anchors):
+                writer.write_batch(batch.cast(schema))
+                n_rows += batch.num_rows
+        else:
+            names, vectors = table.to_numpy(users, anchors)
+            embedding = list_column(vectors.reshape(len(names), vectors.shape[1] * table.dim))
+            writer.write_table(pa.table([pa.array(names, pa.string()), embedding], schema=schema))
+            n_rows = len(names)
     shape = f"{table.n_anchors if anchors is None else len(anchors)} x {table.dim}"
     print(f"{n_rows} users of {table.as_of}, {shape}, model {table.model_id}: {options.output}")
     return 0
@@ -97,10 +88,4 @@ def _anchors(options) -> list[int] | None:
 def _users(options) -> list[str] | None:
     if options.users is not None:
         return [user.strip() for user in options.users.split(",") if user.strip()]
-    if options.users_file is None:
-        return None
-    try:
-        with open(options.users_file, encoding="utf-8") as file:
-            return [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Expected user ids, one a line, in {options.users_file}, could not read it ({error}); check the path.") from None
+    return None if options.users_file is None else read_ids(options.users_file)

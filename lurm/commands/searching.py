@@ -1,9 +1,8 @@
 """`lurm similar`: look-alikes of some users, on the terminal or as a Parquet file."""
 
-import os
-
-from lurm.commands.arguments import add_command, add_release, open_release
+from lurm.commands.arguments import add_command, add_release, open_release, read_ids
 from lurm.errors import InputError
+from lurm.whole_file import whole_file
 
 
 def add(commands) -> None:
@@ -26,7 +25,9 @@ def _similar(options) -> int:
     from lurm.similarity import similar
 
     table = open_release(options)
-    users = [options.user] if options.users_file is None else _read_ids(options.users_file)
+    users = [options.user] if options.users_file is None else read_ids(options.users_file)
+    if not users:
+        raise InputError(f"Expected user ids, one a line, in {options.users_file}, it has none; write at least one.")
     ids, cosines = similar(table, users, options.k, options.anchor, zero="error" if options.users_file is None else "mask")
     rows = [(user, rank, str(name), float(cosine)) for user, names, numbers in zip(users, ids, cosines, strict=True)
             for rank, (name, cosine) in enumerate(zip(names, numbers, strict=True), start=1) if name is not None]
@@ -45,29 +46,11 @@ def _similar(options) -> int:
     return 0
 
 
-def _read_ids(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            users = [line.strip() for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Expected user ids, one a line, in {path}, could not read it ({error}); check the path.") from None
-    if not users:
-        raise InputError(f"Expected user ids, one a line, in {path}, it has none; write at least one.")
-    return users
-
-
 def _write(rows: list[tuple], output: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = pa.schema([("user_id", pa.string()), ("rank", pa.int32()), ("neighbour_id", pa.string()), ("cosine", pa.float64())])
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    partial = f"{output}.part"
-    try:
-        pq.write_table(pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema), partial)
-        os.replace(partial, output)
-    except OSError as error:
-        raise InputError(f"Could not write {output} ({error.strerror or error}); choose another --output.") from None
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with whole_file(output) as path:
+        pq.write_table(pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema), path)

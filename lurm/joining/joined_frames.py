@@ -4,7 +4,6 @@ Frames in memory (Arrow, pandas, polars) keep their rows in order and get three 
 file, by release; a Spark frame becomes a Spark frame whose rows are joined on the executors.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from lurm.joining.embedding_units import list_column
 from lurm.joining.label_frames import BATCH_ROWS, PANDAS, POLARS, SPARK, STREAM, Labels, check_columns, kind_of, open_labels, time_micros
 from lurm.joining.label_join import Join, JoinReport, check_models, joined
 from lurm.joining.point_in_time import NONE
+from lurm.whole_file import whole_file
 
 ROW = "__lurm_row"  # place of a row in its frame
 ROW_GROUP_BYTES = 32 * 2**20  # of Arrow memory, in a file that is written
@@ -100,20 +100,13 @@ def _numbered(keys: Labels, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 def _written(join: Join, labels: Labels, report: JoinReport, output: str) -> JoinReport:
     """One Parquet file, whole or not at all."""
-    temporary = f"{output}.part"
-    try:
-        schema = join.schema(labels.schema)
-        rows = joined(join, labels, report)
+    schema = join.schema(labels.schema)
+    rows = joined(join, labels, report)
+    with whole_file(output) as temporary:
         with pq.ParquetWriter(temporary, schema, compression={name: "none" if name == join.names()[0] else "zstd" for name in schema.names},
                               use_dictionary=[name for name in schema.names if name != join.names()[0]]) as writer:
             for table in _gathered(rows, min(ROW_GROUP_BYTES, join.memory // 16)):
                 writer.write_table(table)
-        os.replace(temporary, output)
-    except OSError as error:
-        raise InputError(f"Could not write {output} ({error.strerror or error}); choose another file.") from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
     return report
 
 

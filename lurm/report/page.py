@@ -9,11 +9,10 @@ import hashlib
 import html
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lurm.errors import InputError
+from lurm.whole_file import whole_file
 
 FOLDER = Path(__file__).parent
 VOID = {"meta", "br", "hr", "input"}
@@ -77,16 +76,9 @@ def document(title: str, body: Html, scripts: Sequence[str] = (), compiles: bool
 
 def write_page(path: str, page: str) -> int:
     """Write a page so that it is seen whole or not at all; returns its bytes. Raises InputError where it cannot be written."""
-    data, temporary = page.encode("utf-8", "replace"), f"{path}.part"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"Could not write {path} ({error.strerror or error}); choose another --output.") from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    data = page.encode("utf-8", "replace")
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
     return len(data)
 
 

@@ -98,7 +98,7 @@ def test_one_parquet_file_whole_or_not_at_all(table, tmp_path):
     with pytest.raises(UnknownUserError):
         table.join(LABELS.slice(0, 2), output=str(target), absent="error", **KEYS)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(InputError, match="Could not write .*nowhere.*choose another file"):
+    with pytest.raises(InputError, match="Could not write .*nowhere.*choose another --output"):
         table.join(LABELS, output=str(tmp_path / "nowhere" / "x.parquet"), **KEYS)
 
 

@@ -33,10 +33,10 @@ def planted(tmp_path, spark):
     return context, add
 
 
-def add_space(tmp_path, store, encoder_id):
+def add_space(tmp_path, store, encoder_id, n_probes=None):
     folder = tmp_path / "space"
     folder.mkdir(exist_ok=True)
-    save_centroids(folder, CENTROIDS, {"encoder_id": encoder_id, "space_id": "space-1", "n_interests": 3})
+    save_centroids(folder, CENTROIDS, {"encoder_id": encoder_id, "space_id": "space-1", "n_interests": 3, "n_probes": n_probes})
     store.put_artifact("spaces", "space-1", folder)
 
 
@@ -57,6 +57,16 @@ def test_the_nearest_centroid_by_hand(planted):
     assert assign_interests(context) == {"assigned": 1, "without_known_words": 1}, "only what is new"
     assert interests_of(context) == {"a": 0, "b": 1, "c": 2, "d": 2}
     assert len(context.store.snapshot("item_interests").values("batch")) == 2
+
+
+@pytest.mark.parametrize("n_probes", [1, 2])
+def test_a_space_in_two_levels_is_searched_in_its_cells(planted, tmp_path, n_probes):
+    """Three centroids lie in two cells; looking into both is exact."""
+    context, add = planted
+    add_space(tmp_path, context.store, "encoder-1", n_probes)
+    add("one", {"a": [0.8, 0.6], "c": [-1.0, 0.0], "nowhere": [0.0, 0.0]})
+    assert assign_interests(context) == {"assigned": 2, "without_known_words": 1}
+    assert interests_of(context) == {"a": 0, "c": 2}
 
 
 def test_a_space_of_another_encoder_is_refused(planted, tmp_path):
