@@ -55,6 +55,9 @@ def _umap(centroids: np.ndarray, seed: int) -> np.ndarray:
     log.info("laying out %s interests by UMAP; this is done once for an interest space", f"{len(centroids):,}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it says that a seed costs the use of several cores
+        import numba
+
+        numba.config.THREADING_LAYER = "workqueue"  # numba's OpenMP layer sets the threads of the whole process, and with them torch's sums
         import umap
 
         room = 0.5 if len(centroids) <= FEW else 0.15  # few points may stand apart, many have to stand close

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from small_release import N_INTERESTS, SPACE
 
 from lurm.errors import ConfigError
@@ -28,6 +29,18 @@ def test_clusters_stay_together_and_the_result_repeats(clustered, method):
     together = (cluster[nearest] == cluster[:, None]).mean()
     assert together > (0.95 if method == "umap" else 0.6), "six clusters by chance: 0.16"
     assert lay_out(centroids, method).tobytes() == plane.tobytes()
+
+
+@pytest.mark.slow
+def test_a_map_leaves_the_threads_of_the_process_alone(clustered):
+    """Else what is trained after a map, in one process, has other bytes than what is trained before."""
+    kept = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        lay_out(clustered[0], "umap")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(kept)
 
 
 @pytest.mark.slow
