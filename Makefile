@@ -15,14 +15,15 @@ install: $(READY)
 airflow: $(AIRFLOW_READY) java
 	@$(BIN)/python docker/standalone.py
 
-# Two processes: much of the time is spent waiting for programs to start. A file's tests stay together, for they share what is slow to make.
-IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# Side by side, more than there are cores: much of the time is spent waiting for programs to start. A file's tests stay together, for they
+# share what is slow to make.
+SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
 
 test: $(AIRFLOW_READY) java
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-quick: $(AIRFLOW_READY) java
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_TWO) -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/lint-imports --config setup.cfg

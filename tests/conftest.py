@@ -1,13 +1,18 @@
 """Shared by the tests that need Spark: one session, one tiny world, and one warehouse that every stage has run in."""
 
 import os
+import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 # One thread wherever threads would change the order of sums: two processes must be able to give the same bytes. Before numpy and torch are
 # imported, which read it once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1")  # a JVM of a small world is over before a better compiler pays
 
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from small_pipeline import AS_OF, SMALL, STAGE_NAMES, make_context, run, source_overrides  # noqa: E402
 
 
@@ -23,18 +28,41 @@ def spark():
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory) -> Path:
-    """300 users, 600 items of 24 topics, 14 months, about 12,000 events; read only."""
-    from lurm.synthetic import WorldSettings, write_world
+def once(tmp_path_factory):
+    """`once(name, make)` calls make(folder), where folder is new, in one of the processes that run tests side by side; all get what it returned."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    folder = tmp_path_factory.mktemp("world")
-    write_world(folder, WorldSettings(n_users=300, n_items=600, n_topics=24, n_months=14, start="2020-01", events_per_user=40))
-    return folder
+    def made(name: str, make: Callable[[Path], object]):
+        folder, told = shared / f"shared-{name}", shared / f"shared-{name}.pickle"
+        with FileLock(f"{folder}.lock"):
+            if not told.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                folder.mkdir()
+                told.write_bytes(pickle.dumps(make(folder)))
+        return pickle.loads(told.read_bytes())
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def finished(world, spark, tmp_path_factory):
+def world(once) -> Path:
+    """300 users, 600 items of 24 topics, 14 months, about 12,000 events; read only."""
+    from lurm.synthetic import WorldSettings, write_world
+
+    def make(folder: Path) -> Path:
+        write_world(folder, WorldSettings(n_users=300, n_items=600, n_topics=24, n_months=14, start="2020-01", events_per_user=40))
+        return folder
+
+    return once("world", make)
+
+
+@pytest.fixture(scope="session")
+def finished(world, spark, once):
     """The context of a warehouse in which every stage has run at AS_OF; read only. Reports of the stages are in `reports`."""
-    context = make_context(tmp_path_factory.mktemp("finished"), AS_OF, lambda: spark, *source_overrides(world))
-    reports = run(context, STAGE_NAMES)
-    return context, reports
+
+    def context(folder: Path):
+        return make_context(folder, AS_OF, lambda: spark, *source_overrides(world))
+
+    folder, reports = once("finished", lambda folder: (folder, run(context(folder), STAGE_NAMES)))
+    return context(folder), reports
