@@ -16,8 +16,9 @@ from importlib.util import find_spec
 import numpy as np
 import psutil
 
+from lurm.cells import cells_of, probes_for
 from lurm.kmeans import assign
-from lurm.two_level import cells_of, fit_two_level, probes_for, search_two_level
+from lurm.two_level import fit_two_level, search_two_level
 
 HELD_OUT = 20_000
 

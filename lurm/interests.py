@@ -36,8 +36,8 @@ def run(context: Context) -> dict:
     if n_interests > len(vectors):
         raise InputError(f"Expected at least as many seen items with known words as interests, got {len(vectors)} items for D = {n_interests}; "
                          "lower interests.n_interests, or leave it 0 to derive it.")
+    from lurm.cells import probes_for
     from lurm.kmeans import TWO_LEVEL, assign, cluster_health, fit_kmeans
-    from lurm.two_level import probes_for
 
     result = fit_kmeans(
         vectors, n_interests, seed=context.config.seed, n_iterations=settings.n_iterations, backend=settings.backend, device=settings.device,

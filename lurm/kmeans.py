@@ -22,9 +22,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lurm.cells import Cells
 from lurm.errors import ConfigError, InputError
 from lurm.lloyd import BLOCK_ROWS, SAME, KMeansResult, cluster_sums, directions, refills
-from lurm.two_level import Cells, fit_two_level, search_two_level
+from lurm.two_level import fit_two_level, search_two_level
 
 BACKENDS = ("faiss", "torch", "numpy")  # exact
 TWO_LEVEL = "two-level"
@@ -75,7 +76,7 @@ def assign(vectors: np.ndarray, centroids: np.ndarray, *, backend: str = "auto",
            n_threads: int | None = None, cells: Cells | None = None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The nearest centroid of every vector and the cosine to it: (n,) int32 and (n,) float32; of equal ones the lowest number wins.
 
-    With n_probes (see lurm.two_level.probes_for) only the centroids of that many cells are looked at, by n_threads (None: all cores);
+    With n_probes (see lurm.cells.probes_for) only the centroids of that many cells are looked at, by n_threads (None: all cores);
     `cells` are cells_of(centroids) when the caller has them already.
     """
     vectors, centroids = _checked(vectors, "vectors"), _checked(centroids, "centroids")

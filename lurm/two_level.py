@@ -1,49 +1,34 @@
 """K-means with tens of thousands of clusters, in minutes instead of days: centroids in cells, cells of centroids.
 
-In: unit vectors (n, d) float32. Out: unit centroids (K, d), and the nearest of them for any vectors. Three
-things differ from plain spherical k-means, which compares every vector with every centroid (2.6e13 operations an iteration at n = 10^6,
-K = 10^5, d = 128):
+In: unit vectors (n, d) float32. Out: unit centroids (K, d), and the nearest of them for any vectors. Three things differ from plain spherical
+k-means, which compares every vector with every centroid (2.6e13 operations an iteration at n = 10^6, K = 10^5, d = 128):
 
   start   about sqrt(K) coarse clusters, each of them clustered by itself into its share of the K (hierarchical k-means);
-  search  centroids are put into about sqrt(K) cells; a vector is compared with the centroids of the few cells nearest to it, in float32,
-          so what is found is exact among those (the inverted file of Jegou et al. 2011, with centroids in the place of the database);
+  search  a vector is compared with the centroids of the few cells nearest to it (lurm/cells.py);
   end     with ten vectors per cluster a mean is mostly the chance of its ten. Centroids are therefore smoothed by what lies near,
           c_j ~ sum_k exp(-sharpness (1 - cos_jk)) S_k over the nearest centroids k, where vectors that were held out say that it helps.
 
-Every product is computed by one thread, threads take different blocks of rows: the result does not depend on how many there are. Memory
-beyond the input: the centroids twice, and 60 MB a thread. Vectors may be a memory map.
+Every product is computed by one thread, threads take different blocks of rows: the result does not depend on how many there are. Products in
+bfloat16 or in float32 (lurm/rough_products.py) give other centroids, equally good ones. Vectors may be a memory map.
 """
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
+from lurm.cells import Cells, cells_of, flat_kmeans, roughly_nearest, search
 from lurm.errors import InputError
 from lurm.lloyd import BLOCK_ROWS, KMeansResult, cluster_sums, directions, refills
+from lurm.rough_products import one_thread_a_product, products
 
 N_PROBES = 8  # cells whose centroids a vector is compared with
 MAX_FLAT = 2_048  # clusters that are found without cells
-TILE_ROWS = 2_048
 COARSE_ROWS, COARSE_ITERATIONS, START_ITERATIONS = 128, 8, 6  # rows per coarse cluster; iterations of the two levels of the start
 MAX_HELD_OUT = 16_384
 MIN_GAIN = 2e-4  # relative growth of the held-out cosine below which the iterations stop
-N_NEIGHBOURS, SHARPNESS = 4, (10.0, 20.0)
+N_NEIGHBOURS, NEIGHBOUR_CELLS, SHARPNESS = 4, 24, (10.0, 20.0)
 LOOK_CLOSER = 4  # times as many cells for held-out vectors: what a narrow search misses must not decide
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Centroids sorted by cell: those of cell j are centroids[order[starts[j]:starts[j+1]]], numbers ascending within a cell."""
-
-    middles: np.ndarray  # (L, d) unit norm
-    order: np.ndarray  # (K,) int32
-    starts: np.ndarray  # (L + 1,) int64
-    sorted: np.ndarray  # (K, d) the centroids in that order
 
 
 def fit_two_level(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iterations: int = 20, n_probes: int = N_PROBES,
@@ -58,12 +43,12 @@ def fit_two_level(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iteratio
     fitted = np.ones(len(vectors), bool)
     fitted[held_out] = False
     objective: list[float] = []
-    n_refilled, before = 0, -np.inf
-    with _one_thread_a_product() as pool:
+    n_refilled, before, cells = 0, -np.inf, None
+    with one_thread_a_product() as pool:
         centroids = _start(vectors, np.flatnonzero(fitted), n_clusters, rng, pool)
         for iteration in range(n_iterations + 1):
-            cells = cells_of(centroids)
-            ids, cosine = _search(vectors, cells, n_probes, pool)
+            cells = cells_of(centroids, pool, cells.middles if cells else None)
+            ids, cosine = search(vectors, cells, n_probes, pool)
             objective.append(float(cosine.mean(dtype=np.float64)))
             if progress:
                 progress(iteration, objective[-1])
@@ -83,10 +68,10 @@ def fit_two_level(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iteratio
             centroids[empty[: len(new)]] = vectors[new]
             n_refilled += len(new)
         if len(held_out) and n_iterations:
-            smooth = _smoothed(vectors, centroids, np.where(fitted, ids, n_clusters), vectors[held_out], now, n_probes, pool)
+            smooth = _smoothed(vectors, centroids, cells, np.where(fitted, ids, n_clusters), vectors[held_out], now, n_probes, pool)
             if smooth is not None:
                 centroids = smooth
-                ids, cosine = _search(vectors, cells_of(centroids), n_probes, pool)
+                ids, cosine = search(vectors, cells_of(centroids, pool, cells.middles), n_probes, pool)
                 sizes = np.bincount(ids, minlength=n_clusters).astype(np.int64)
                 objective.append(float(cosine.mean(dtype=np.float64)))
     return KMeansResult(centroids, objective, n_refilled, sizes, "two-level")
@@ -98,83 +83,8 @@ def search_two_level(vectors: np.ndarray, centroids: np.ndarray, n_probes: int =
 
     `cells` are cells_of(centroids) when the caller has them already.
     """
-    with _one_thread_a_product(n_threads) as pool:
-        return _search(vectors, cells or cells_of(centroids), n_probes, pool)
-
-
-def probes_for(vectors: np.ndarray, centroids: np.ndarray, agreement: float = 0.995) -> int:
-    """How many cells must be looked into so that this share of the vectors finds its nearest centroid; a power of two or all cells."""
-    with _one_thread_a_product() as pool:
-        cells = cells_of(centroids)
-        every = _search(vectors, cells, len(cells.middles), pool)[1]
-        n_probes = N_PROBES // 2
-        while n_probes < len(cells.middles) and np.mean(_search(vectors, cells, n_probes, pool)[1] >= every) < agreement:
-            n_probes *= 2
-    return min(n_probes, len(cells.middles))
-
-
-def cells_of(centroids: np.ndarray) -> Cells:
-    """Put centroids (K, d) into about sqrt(K) cells; a function of the centroids alone."""
-    n_cells = max(1, round(len(centroids) ** 0.5))
-    first = np.linspace(0, len(centroids) - 1, n_cells).astype(np.int64)
-    middles, where = _flat(centroids, centroids[first].copy(), COARSE_ITERATIONS)
-    order = np.argsort(where, kind="stable").astype(np.int32)
-    starts = np.searchsorted(where[order], np.arange(n_cells + 1))
-    return Cells(middles, order, starts, centroids[order])
-
-
-# ---- search ----------------------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _one_thread_a_product(n_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads or len(os.sched_getaffinity(0))) as pool:
-        yield pool
-
-
-def _search(vectors: np.ndarray, cells: Cells, n_probes: int, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
-    ids, cosine = np.empty(len(vectors), np.int32), np.empty(len(vectors), np.float32)
-
-    def one(start: int) -> None:
-        rows = slice(start, start + BLOCK_ROWS)
-        ids[rows], cosine[rows] = _search_block(np.asarray(vectors[rows]), cells, n_probes)
-
-    list(pool.map(one, range(0, len(vectors), BLOCK_ROWS)))
-    return ids, cosine
-
-
-def _search_block(block: np.ndarray, cells: Cells, n_probes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a block sorted by the cells they look into, so that a cell is one product."""
-    n_probes = min(n_probes, len(cells.middles))
-    probes = np.empty((len(block), n_probes), np.uint16)
-    for rows in _tiles(len(block)):
-        products = block[rows] @ cells.middles.T
-        probes[rows] = np.argpartition(products, -n_probes, axis=1)[:, -n_probes:]
-    flat = probes.ravel()
-    by_cell = np.argsort(flat, kind="stable")  # of 16 bits: a radix sort
-    ends = np.cumsum(np.bincount(flat, minlength=len(cells.middles)))
-    ids, best = np.zeros(len(block), np.int32), np.full(len(block), -np.inf, np.float32)
-    for cell, end in enumerate(ends):
-        first, last = cells.starts[cell], cells.starts[cell + 1]
-        looking = by_cell[ends[cell - 1] if cell else 0 : end] // n_probes
-        for tile in _tiles(len(looking)) if last > first else ():
-            rows = looking[tile]
-            found, value = _nearest(block[rows], cells.sorted[first:last])
-            number = cells.order[first:last][found]
-            better = (value > best[rows]) | ((value == best[rows]) & (number < ids[rows]))
-            rows = rows[better]
-            ids[rows], best[rows] = number[better], value[better]
-    return ids, best
-
-
-def _nearest(rows: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    products = rows @ centroids.T
-    found = products.argmax(axis=1)
-    return found, products[np.arange(len(found)), found]
-
-
-def _tiles(n_rows: int) -> Iterator[slice]:
-    return (slice(start, start + TILE_ROWS) for start in range(0, n_rows, TILE_ROWS))
+    with one_thread_a_product(n_threads) as pool:
+        return search(vectors, cells or cells_of(centroids, pool), n_probes, pool)
 
 
 # ---- start -----------------------------------------------------------------------------------------------------------------------------
@@ -184,11 +94,10 @@ def _start(vectors: np.ndarray, rows: np.ndarray, n_clusters: int, rng: np.rando
     """(n_clusters, d): hierarchical k-means of vectors[rows]."""
     n_coarse = round(n_clusters**0.5)
     sample = np.sort(rng.permutation(rows)[: COARSE_ROWS * n_coarse])
-    coarse, _ = _flat(vectors[sample], vectors[rng.permutation(sample)[:n_coarse]], COARSE_ITERATIONS)
+    coarse, _ = flat_kmeans(vectors[sample], vectors[rng.permutation(sample)[:n_coarse]], COARSE_ITERATIONS, pool.map)
 
     def nearest(start: int) -> np.ndarray:
-        part = vectors[rows[start : start + BLOCK_ROWS]]
-        return np.concatenate([_nearest(part[tile], coarse)[0] for tile in _tiles(len(part))])
+        return roughly_nearest(vectors[rows[start : start + BLOCK_ROWS]], coarse)[0]
 
     where = np.concatenate(list(pool.map(nearest, range(0, len(rows), BLOCK_ROWS))))
     sizes = np.bincount(where, minlength=n_coarse)
@@ -202,7 +111,7 @@ def _start(vectors: np.ndarray, rows: np.ndarray, n_clusters: int, rng: np.rando
         if k > MAX_FLAT:  # a cell that holds much of everything
             return _start(vectors, own, k, generator, _Here())
         part = vectors[own]
-        return _flat(part, part[generator.permutation(len(part))[:k]], START_ITERATIONS)[0]
+        return flat_kmeans(part, part[generator.permutation(len(part))[:k]], START_ITERATIONS)[0]
 
     return np.concatenate(list(pool.map(fine, np.flatnonzero(shares))))
 
@@ -225,33 +134,19 @@ def _shares(sizes: np.ndarray, n_clusters: int) -> np.ndarray:
     return shares
 
 
-def _flat(vectors: np.ndarray, centroids: np.ndarray, n_iterations: int) -> tuple[np.ndarray, np.ndarray]:
-    """Plain spherical k-means from given centroids, for what fits in the cache: (centroids, nearest of each vector)."""
-    for iteration in range(n_iterations + 1):
-        parts = [_nearest(vectors[tile], centroids) for tile in _tiles(len(vectors))]
-        ids, cosine = (np.concatenate(column) for column in zip(*parts, strict=True))
-        if iteration == n_iterations:
-            break
-        centroids = directions(cluster_sums(vectors, ids, len(centroids)), centroids)
-        empty = np.flatnonzero(np.bincount(ids, minlength=len(centroids)) == 0)
-        if len(empty):
-            centroids[empty] = vectors[np.argpartition(cosine, min(len(empty), len(cosine) - 1))[: len(empty)]]
-    return centroids, ids
-
-
 # ---- end -------------------------------------------------------------------------------------------------------------------------------
 
 
-def _smoothed(vectors: np.ndarray, centroids: np.ndarray, ids: np.ndarray, held_out: np.ndarray, cosine: float, n_probes: int,
+def _smoothed(vectors: np.ndarray, centroids: np.ndarray, cells: Cells, ids: np.ndarray, held_out: np.ndarray, cosine: float, n_probes: int,
               pool: ThreadPoolExecutor) -> np.ndarray | None:  # fmt: skip
     """The smoothing that held-out vectors gain most by; None where they gain nothing. `cosine` is what they have now."""
     sums = cluster_sums(vectors, ids, len(centroids) + 1)[:-1]
-    near, similar = _neighbours(centroids, pool)
+    near, similar = _neighbours(centroids, cells, pool)
     best, chosen = cosine, None
     for sharpness in SHARPNESS:
         weights = np.exp(-sharpness * (1.0 - similar.astype(np.float64)))
         smooth = directions(sums + np.einsum("kr,krd->kd", weights, sums[near]), centroids)
-        now = _worth(held_out, cells_of(smooth), n_probes, pool)
+        now = _worth(held_out, cells_of(smooth, pool, cells.middles), n_probes, pool)
         if now > best:
             best, chosen = now, smooth
     return chosen
@@ -259,13 +154,12 @@ def _smoothed(vectors: np.ndarray, centroids: np.ndarray, ids: np.ndarray, held_
 
 def _worth(held_out: np.ndarray, cells: Cells, n_probes: int, pool: ThreadPoolExecutor) -> float:
     """Mean cosine of held-out vectors to their nearest centroid."""
-    return float(_search(held_out, cells, LOOK_CLOSER * n_probes, pool)[1].mean(dtype=np.float64))
+    return float(search(held_out, cells, LOOK_CLOSER * n_probes, pool)[1].mean(dtype=np.float64))
 
 
-def _neighbours(centroids: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(centroids: np.ndarray, cells: Cells, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
     """(K, N_NEIGHBOURS) nearest other centroids and their cosines, looked for in the nearest cells."""
-    cells = cells_of(centroids)
-    beside = np.argsort(-(cells.middles @ cells.middles.T), axis=1, kind="stable")[:, :N_PROBES]
+    beside = np.argsort(-(cells.middles @ cells.middles.T), axis=1, kind="stable")[:, :NEIGHBOUR_CELLS]
     near = np.zeros((len(centroids), N_NEIGHBOURS), np.int64)
     similar = np.full((len(centroids), N_NEIGHBOURS), -np.inf, np.float32)
 
@@ -274,10 +168,10 @@ def _neighbours(centroids: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.nda
         others = np.concatenate([cells.order[cells.starts[j] : cells.starts[j + 1]] for j in beside[cell]])
         if not len(own) or len(others) <= N_NEIGHBOURS:
             return
-        products = centroids[own] @ centroids[others].T
-        products[own[:, None] == others] = -np.inf
-        found = np.argpartition(products, -N_NEIGHBOURS, axis=1)[:, -N_NEIGHBOURS:]
-        near[own], similar[own] = others[found], np.take_along_axis(products, found, axis=1)
+        like = products(centroids[own], centroids[others])
+        like[own[:, None] == others] = -np.inf
+        found = np.argpartition(like, -N_NEIGHBOURS, axis=1)[:, -N_NEIGHBOURS:]
+        near[own], similar[own] = others[found], np.take_along_axis(like, found, axis=1)
 
     list(pool.map(one, range(len(cells.middles))))
     return near, similar

@@ -74,7 +74,7 @@ def _centroids(store: Store, space_id: str):
 
 @cache
 def _cells(store: Store, space_id: str):
-    from lurm.two_level import cells_of
+    from lurm.cells import cells_of
 
     return cells_of(_centroids(store, space_id))  # once a worker, not once a batch
 

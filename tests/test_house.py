@@ -22,7 +22,7 @@ DOORS = (
     ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py", "lurm/report/"), False),
     ("plotly", (), False),  # its script is read as a file
     ("umap", ("lurm/report/interest_map.py",), True),
-    ("torch", ("lurm/kmeans.py", "spark_jobs/"), True),
+    ("torch", ("lurm/kmeans.py", "lurm/rough_products.py", "spark_jobs/"), True),
     ("safetensors", ("lurm/training.py",), False),
     ("tokenizers", ("lurm/item_encoder/",), False),
     ("sklearn", ("lurm/evaluation/",), False),

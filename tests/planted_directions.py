@@ -1,0 +1,24 @@
+"""Unit vectors around planted directions, and both ways of multiplying them, for the tests of k-means with many clusters."""
+
+import numpy as np
+import pytest
+
+from lurm import cells, rough_products
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def planted(n: int, n_centres: int, seed: int, spread: float = 0.6, d: int = 32) -> np.ndarray:
+    """Vectors around random directions, which are the same for every seed."""
+    centres, rng = np.random.default_rng(0).standard_normal((n_centres, d)), np.random.default_rng(seed)
+    return unit(unit(centres)[rng.integers(0, n_centres, n)] + spread / d**0.5 * rng.standard_normal((n, d)))
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def either(request, monkeypatch) -> str:
+    """The plain path, and the one in bfloat16: slow on a processor without it, and right."""
+    for module in (rough_products, cells):
+        monkeypatch.setattr(module, "available", lambda: request.param == "bfloat16")
+    return request.param

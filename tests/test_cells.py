@@ -1,0 +1,73 @@
+"""The search in cells against exact search: what is found, what is missed; in float32 and with a first pass in bfloat16."""
+
+import numpy as np
+import pytest
+from planted_directions import either, planted, unit  # noqa: F401
+
+from lurm.cells import cells_of, probes_for
+from lurm.kmeans import assign
+from lurm.two_level import fit_two_level, search_two_level
+
+pytestmark = pytest.mark.usefixtures("either")
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[np.ndarray, np.ndarray]:
+    return planted(12_000, 300, 1), planted(2_000, 300, 2)
+
+
+def test_all_cells_are_exact(many):
+    vectors, _ = many
+    centroids = vectors[:900]
+    ids, cosine = search_two_level(vectors, centroids, n_probes=10_000)
+    expected, expected_cosine = assign(vectors, centroids, backend="numpy")
+    np.testing.assert_allclose(cosine, expected_cosine, atol=1e-6)
+    assert (ids == expected).mean() > 0.999 and ids.dtype == np.int32 and cosine.dtype == np.float32
+
+
+def test_few_cells_find_most(many):
+    vectors, held_out = many
+    centroids = fit_two_level(vectors, 1_200, seed=0).centroids
+    exact = assign(held_out, centroids, backend="numpy")[0]
+    found = [(search_two_level(held_out, centroids, n_probes)[0] == exact).mean() for n_probes in (1, 4, 24)]
+    assert found[0] < found[1] < found[2] and found[2] > 0.99
+    n_probes = probes_for(held_out, centroids, agreement=0.99)
+    assert (search_two_level(held_out, centroids, n_probes)[0] == exact).mean() >= 0.985 and n_probes < len(cells_of(centroids).middles)
+
+
+@pytest.mark.parametrize("n", [1, 2, 33, 2_049])
+def test_any_number_of_vectors(many, n):
+    vectors, centroids = many[0][:n], many[1][:900]
+    ids, cosine = search_two_level(vectors, centroids, n_probes=1_000)
+    np.testing.assert_allclose(cosine, (vectors @ centroids.T).max(axis=1), atol=1e-6)
+    assert ids.shape == (n,)
+
+
+def test_the_best_may_be_far_away(many):
+    """All products negative, whose bits are in no order; and products that are next to nothing."""
+    centroids = unit(np.abs(many[0][:900]))
+    vectors = np.concatenate([-unit(np.abs(many[1][:200])), np.eye(32, dtype=np.float32)])
+    ids, cosine = search_two_level(vectors, centroids, n_probes=1_000)
+    np.testing.assert_allclose(cosine, (vectors @ centroids.T).max(axis=1), atol=1e-6)
+    assert (cosine[:200] < 0).all() and (ids == (vectors @ centroids.T).argmax(axis=1)).mean() > 0.99
+
+
+def test_centroids_that_bfloat16_cannot_tell_apart(many):
+    """Neighbours at a cosine of 0.99999: float32 decides."""
+    near = unit(np.repeat(many[0][:100], 9, axis=0) + 1e-3 * np.random.default_rng(3).standard_normal((900, 32)))
+    vectors = unit(near[::3] + 1e-4 * np.random.default_rng(4).standard_normal((300, 32)))
+    ids, _ = search_two_level(vectors, near, n_probes=1_000)
+    assert (ids == (vectors.astype(np.float64) @ near.T.astype(np.float64)).argmax(axis=1)).mean() > 0.98
+
+
+def test_of_equal_centroids_the_lowest_number_wins(many):
+    centroids = np.repeat(many[0][:50], 2, axis=0)
+    ids, _ = search_two_level(many[0][:50], centroids, n_probes=100)
+    assert ids.tolist() == list(range(0, 100, 2))
+
+
+def test_every_centroid_lies_in_one_cell(many, either):  # noqa: F811
+    cells = cells_of(many[0][:777])
+    assert sorted(cells.order.tolist()) == list(range(777)) and cells.starts[0] == 0 and cells.starts[-1] == 777
+    np.testing.assert_array_equal(cells.sorted, many[0][:777][cells.order])
+    assert (cells.rough is not None) == (either == "bfloat16")
