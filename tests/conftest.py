@@ -1,9 +1,10 @@
 """Shared by the tests that need Spark: one session, one tiny world, and one warehouse that every stage has run in."""
 
+import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 # One thread wherever threads would change the order of sums: two processes must be able to give the same bytes. Before numpy and torch are
@@ -29,18 +30,19 @@ def spark():
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """`once(name, make)` calls make(folder), where folder is new, in one of the processes that run tests side by side; all get what it returned."""
+    """`once(name, make)` calls make(folder), where folder is new, in one of the processes that run tests side by side; all get the folder and
+    what it returned, as JSON has it."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    def made(name: str, make: Callable[[Path], object]):
-        folder, told = shared / f"shared-{name}", shared / f"shared-{name}.pickle"
+    def made(name: str, make: Callable[[Path], object]) -> tuple[Path, object]:
+        folder, told = shared / f"shared-{name}", shared / f"shared-{name}.json"
         with FileLock(f"{folder}.lock"):
             if not told.exists():
                 shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
                 folder.mkdir()
-                told.write_bytes(pickle.dumps(make(folder)))
-        return pickle.loads(told.read_bytes())
+                told.write_text(json.dumps(make(folder)))
+        return folder, json.loads(told.read_text())
 
     return made
 
@@ -50,11 +52,8 @@ def world(once) -> Path:
     """300 users, 600 items of 24 topics, 14 months, about 12,000 events; read only."""
     from lurm.synthetic import WorldSettings, write_world
 
-    def make(folder: Path) -> Path:
-        write_world(folder, WorldSettings(n_users=300, n_items=600, n_topics=24, n_months=14, start="2020-01", events_per_user=40))
-        return folder
-
-    return once("world", make)
+    settings = WorldSettings(n_users=300, n_items=600, n_topics=24, n_months=14, start="2020-01", events_per_user=40)
+    return once("world", lambda folder: asdict(write_world(folder, settings)))[0]
 
 
 @pytest.fixture(scope="session")
@@ -64,5 +63,5 @@ def finished(world, spark, once):
     def context(folder: Path):
         return make_context(folder, AS_OF, lambda: spark, *source_overrides(world))
 
-    folder, reports = once("finished", lambda folder: (folder, run(context(folder), STAGE_NAMES)))
+    folder, reports = once("finished", lambda folder: run(context(folder), STAGE_NAMES))
     return context(folder), reports
