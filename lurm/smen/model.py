@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from lurm.schema import MONTH, SCALES, YEAR
 from lurm.smen.batches import SparseBags
-from lurm.smen.recurrence import last_states
+from lurm.smen.recurrence import last_states_packed, pack
 
 
 class SMEN(nn.Module):
@@ -47,7 +47,9 @@ class SMEN(nn.Module):
         states = {}
         for scale, bags in ((MONTH, months), (YEAR, years)):
             if scale in self.scales:
-                states[scale] = last_states(self.gru_of(scale), self.bag_embedding(bags, alpha), bags)
+                packing = pack(bags)
+                packed = self.bag_embedding(bags, alpha, packing.slots, packing.n_slots)
+                states[scale] = last_states_packed(self.gru_of(scale), packed, packing)
         return self.fuse(states)
 
     def gru_of(self, scale: str) -> nn.GRU:
@@ -64,12 +66,14 @@ class SMEN(nn.Module):
         """alpha (n, M) of n interests; each row sums to 1 over the anchors (eq. 6)."""
         return self._weights_of(self.interest_embedding(interest_ids))
 
-    def bag_embedding(self, bags: SparseBags, alpha: torch.Tensor | None = None) -> torch.Tensor:
-        """r (R, M, H) of every row (eq. 5)."""
+    def bag_embedding(self, bags: SparseBags, alpha: torch.Tensor | None = None, places: torch.Tensor | None = None,
+                      n_places: int | None = None) -> torch.Tensor:  # fmt: skip
+        """r (R, M, H) of every row (eq. 5); or (n_places, M, H) float32 with row r at places[r] and zeros where there is none."""
         used, cells = torch.unique(bags.interest_ids, return_inverse=True)
         vectors = self.interest_embedding(used)  # (U, H): each interest once, however many bags hold it
         weights = self._weights_of(vectors) if alpha is None else alpha[used]
-        return functional.relu(_weighted_sums(weights, vectors, cells, torch.log1p(bags.counts), bags.offsets))
+        values = torch.log1p(bags.counts)
+        return functional.relu(_weighted_sums(weights, vectors, cells, values, bags.offsets, places, n_places))
 
     def _weights_of(self, vectors: torch.Tensor) -> torch.Tensor:
         keys = self.key_projection(functional.relu(vectors))
@@ -94,18 +98,20 @@ class ProjectionHead(nn.Module):
 
 
 def _weighted_sums(
-    weights: torch.Tensor, vectors: torch.Tensor, cells: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor
+    weights: torch.Tensor, vectors: torch.Tensor, cells: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor,
+    places: torch.Tensor | None = None, n_places: int | None = None,
 ) -> torch.Tensor:
     """(R, M, H): row r is the sum over its non-zeros c of values[c] * outer(weights[cells[c]], vectors[cells[c]]).
 
     weights (U, M), vectors (U, H), cells (nnz,) int64 into U, values (nnz,). Rows of about the same length are padded to the next power
-    of two and multiplied in one batch: at most half of the work is padding.
+    of two and multiplied in one batch: at most half of the work is padding. With `places` row r comes to places[r] of n_places rows of zeros.
     """
     lengths = offsets.diff()
-    order, parts = [], []
-    width, n_rows = 1, len(lengths)
-    found = 0
-    while found < n_rows:
+    if places is None:
+        places, n_places = torch.arange(len(lengths), device=offsets.device), len(lengths)
+    found, width, done, order, parts = None, 1, 0, [], []
+    learning = torch.is_grad_enabled()
+    while done < len(lengths):
         rows = ((lengths <= width) & (lengths > width // 2 if width > 1 else lengths <= 1)).nonzero().squeeze(1)
         if len(rows):
             position = torch.arange(width, device=offsets.device)
@@ -114,14 +120,20 @@ def _weighted_sums(
             interests = cells[index]
             scale = values[index] * real
             left = functional.embedding(interests, weights) * scale[..., None]  # (rows, width, M)
-            parts.append(torch.bmm(left.transpose(1, 2), functional.embedding(interests, vectors).to(left.dtype)))
-            order.append(rows)
-            found += len(rows)
+            part = torch.bmm(left.transpose(1, 2), functional.embedding(interests, vectors).to(left.dtype))
+            if learning:
+                order.append(places[rows])
+                parts.append(part)
+            else:
+                found = part.new_zeros(n_places, *part.shape[1:]) if found is None else found
+                found.index_copy_(0, places[rows], part)
+            done += len(rows)
         width *= 2
-    if not parts:
-        return vectors.new_zeros(0, weights.shape[1], vectors.shape[1])
+    if found is not None:
+        return found
+    empty = vectors.new_zeros(n_places, weights.shape[1], vectors.shape[1], dtype=weights.dtype)
     # Scattering forwards makes the backward pass a gather, the fast one of the two.
-    return parts[0].new_empty(n_rows, *parts[0].shape[1:]).index_copy(0, torch.cat(order), torch.cat(parts))
+    return empty.index_copy(0, torch.cat(order), torch.cat(parts)) if parts else empty
 
 
 @torch.no_grad()

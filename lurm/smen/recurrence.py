@@ -7,12 +7,46 @@ padding is computed; and the backward pass is written out, because autograd over
 whole tensor at every step (measured: 2.5 of 2.8 seconds of a training step with nn.GRU on a CPU).
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
 from lurm.smen.batches import SparseBags
 
-FEWEST_ROWS = 16  # of a matrix product, see _affine
+FEWEST_ROWS = 16  # of a matrix product, see _product
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the rows of a batch of bags go, so that no padding is computed: time is outermost and the longest life comes first.
+
+    Slot = users in all earlier times + rank of the user; between his first non-empty period and the end of his grid a user has a slot for
+    every period, zero where it is empty.
+    """
+
+    slots: torch.Tensor  # (R,) int64: of every row of the bags
+    n_slots: int
+    first: torch.Tensor  # (B,) int64: first non-empty step of each user; of users without rows the end of the grid
+    active: torch.Tensor  # (A,) int64: users with rows, longest first
+    running: list[int]  # users that still run at each time
+
+
+def pack(bags: SparseBags) -> Packing:
+    """The packing of a batch of bags."""
+    n_users, device = len(bags.n_steps), bags.n_steps.device
+    first = bags.n_steps.clone()
+    first.scatter_reduce_(0, bags.users, bags.steps, "amin")
+    remaining = bags.n_steps - first  # periods from the first non-empty one to the end
+    by_length = torch.argsort(remaining, descending=True, stable=True)
+    active = by_length[: int((remaining > 0).sum())]
+    if not len(active):
+        return Packing(bags.users.new_zeros(0), 0, first, active, [])
+    running = torch.bincount(remaining[active] - 1).flip(0).cumsum(0).flip(0)
+    before = running.cumsum(0) - running
+    rank = torch.empty_like(by_length).scatter_(0, by_length, torch.arange(n_users, device=device))
+    slots = before[bags.steps - first[bags.users]] + rank[bags.users]
+    return Packing(slots, int(running.sum()), first, active, running.tolist())
 
 
 def last_states(gru: nn.GRU, inputs: torch.Tensor, bags: SparseBags) -> torch.Tensor:
@@ -20,28 +54,22 @@ def last_states(gru: nn.GRU, inputs: torch.Tensor, bags: SparseBags) -> torch.Te
 
     inputs (R, M, H) are the rows of `bags`; the state before step 0 is 0, and every period without a row is a zero input.
     """
-    n_anchors, dim = inputs.shape[1:]
-    n_users, device = len(bags.n_steps), inputs.device
-    first = bags.n_steps.clone()  # of users without rows: the end of the grid
-    first.scatter_reduce_(0, bags.users, bags.steps, "amin")
-    remaining = bags.n_steps - first  # periods from the first non-empty one to the end
-    with torch.autocast(device.type, enabled=False):  # long recurrences stay in float32
-        silent = states_of_silence(gru, int(first.max()) if n_users else 0)
-        states = nn.functional.embedding(first, silent)[:, None].expand(-1, n_anchors, -1)
-        by_length = torch.argsort(remaining, descending=True, stable=True)
-        active = by_length[: int((remaining > 0).sum())]
-        if not len(active):
+    packing = pack(bags)
+    packed = inputs.new_zeros(packing.n_slots, *inputs.shape[1:], dtype=torch.float32)
+    return last_states_packed(gru, packed.index_copy(0, packing.slots, inputs.float()) if packing.n_slots else packed, packing)
+
+
+def last_states_packed(gru: nn.GRU, packed: torch.Tensor, packing: Packing) -> torch.Tensor:
+    """The same from inputs that lie in their slots already, (n_slots, M, H)."""
+    n_anchors, dim = packed.shape[1:]
+    with torch.autocast(packed.device.type, enabled=False):  # long recurrences stay in float32
+        silent = states_of_silence(gru, int(packing.first.max()) if len(packing.first) else 0)
+        states = nn.functional.embedding(packing.first, silent)[:, None].expand(-1, n_anchors, -1)
+        if not packing.n_slots:
             return states
-        # Time is outermost, the longest life first: slot = users in all earlier times + rank of the user.
-        running = torch.bincount(remaining[active] - 1).flip(0).cumsum(0).flip(0)  # users that still run at each time
-        before = running.cumsum(0) - running
-        rank = torch.empty_like(by_length).scatter_(0, by_length, torch.arange(n_users, device=device))
-        slots = before[bags.steps - first[bags.users]] + rank[bags.users]
-        packed = inputs.new_zeros(int(running.sum()), n_anchors, dim, dtype=torch.float32).index_copy(0, slots, inputs.float())
-        sizes = (running * n_anchors).tolist()
-        start = states[active].reshape(-1, dim)
-        last = _recur(gru, packed.view(-1, dim), start, sizes)
-        return states.index_copy(0, active, last.view(-1, n_anchors, dim))
+        start = states[packing.active].reshape(-1, dim)
+        last = _recur(gru, packed.float().view(-1, dim), start, [users * n_anchors for users in packing.running])
+        return states.index_copy(0, packing.active, last.view(-1, n_anchors, dim))
 
 
 def states_of_silence(gru: nn.GRU, n_steps: int) -> torch.Tensor:
@@ -112,27 +140,31 @@ class _Recurrence(torch.autograd.Function):
 def _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, sizes, saved=None):
     """The recurrence of torch.nn.GRU; `saved` takes gates (N, 3H), the state's part of the candidate (N, H), the state before (N, H)."""
     state, dim, first = start.detach().clone(), start.shape[1], 0
+    weight_in, weight_state = weight_in.T.contiguous(), weight_state.T.contiguous()  # one kind of product is much quicker than the other
+    bias = torch.cat([bias_in[: 2 * dim] + bias_state[: 2 * dim], bias_in[2 * dim :]])
+    widest = max(sizes, default=0)
+    room, of_room = inputs.new_empty(widest if saved is None else 0, 3 * dim), inputs.new_empty(widest, 3 * dim)
     for size in sizes:
         now = slice(first, first + size)
-        gates = saved[0][now] if saved else inputs.new_empty(size, 3 * dim)
-        _affine(bias_in, inputs[now], weight_in, gates)
-        of_state = _affine(bias_state, state[:size], weight_state, gates.new_empty(size, 3 * dim))
-        both = gates[:, : 2 * dim]
-        both.add_(of_state[:, : 2 * dim]).sigmoid_()
-        reset, update, candidate = gates.split(dim, dim=1)
-        candidate.addcmul_(reset, of_state[:, 2 * dim :]).tanh_()
-        if saved:
-            saved[1][now] = of_state[:, 2 * dim :]
+        gates = _product(inputs[now], weight_in, room[:size] if saved is None else saved[0][now])
+        of_state = _product(state[:size], weight_state, of_room[:size])
+        both, candidate = gates[:, : 2 * dim], gates[:, 2 * dim :]
+        both.add_(of_state[:, : 2 * dim]).add_(bias[: 2 * dim]).sigmoid_()
+        reset, update = both.split(dim, dim=1)
+        proposed = of_state[:, 2 * dim :].add_(bias_state[2 * dim :])
+        candidate.add_(bias[2 * dim :]).addcmul_(reset, proposed).tanh_()
+        if saved is not None:
+            saved[1][now] = proposed
             saved[2][now] = state[:size]
         state[:size] = torch.lerp(candidate, state[:size], update)
         first += size
     return state
 
 
-def _affine(bias: torch.Tensor, rows: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """rows @ weight.T + bias. Few rows are padded: a product of 1 to 6 rows takes another kernel on a CPU, which rounds differently, and a
-    state must not depend on how many users were advanced together."""
+def _product(rows: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """rows @ weight. Few rows are padded: a product of 1 to 6 rows takes another kernel on a CPU, which rounds differently, and a state must
+    not depend on how many users were advanced together."""
     if len(rows) >= FEWEST_ROWS:
-        return torch.addmm(bias, rows, weight.T, out=out)
+        return torch.mm(rows, weight, out=out)
     padded = nn.functional.pad(rows, (0, 0, 0, FEWEST_ROWS - len(rows)))
-    return out.copy_(torch.addmm(bias, padded, weight.T)[: len(rows)])
+    return out.copy_(torch.mm(padded, weight)[: len(rows)])

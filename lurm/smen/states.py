@@ -4,7 +4,7 @@
 
 Three steps replace the recurrence over a whole life: `fold` gives the state of lives from nothing, `advance` takes it over one more closed
 period, `finish` takes it over the open month and the open year and fuses them into the embedding. The result is that of
-`lurm.smen.inference.embed`, to the bit where products of matrices do not depend on the number of their rows (see recurrence._affine).
+`lurm.smen.inference.embed`, to the bit where products of matrices do not depend on the number of their rows (see recurrence._product).
 
 Shapes: B users, M anchors, H width; a state is (B, M x H) float32, one for each scale of the model.
 """
@@ -18,7 +18,7 @@ from lurm.schema import MONTH, YEAR
 from lurm.smen.batches import CALENDAR, month_bags, one_step, stored_year_bags
 from lurm.smen.inference import PERIODS_PER_BATCH, batches_of_users
 from lurm.smen.model import SMEN
-from lurm.smen.recurrence import last_states, next_states, states_of_silence
+from lurm.smen.recurrence import last_states_packed, next_states, pack, states_of_silence
 
 States = dict[str, np.ndarray]
 
@@ -65,9 +65,7 @@ def advance(smen: SMEN, scale: str, states: np.ndarray, period: Lives, alpha: to
     """States (B, M x H) after one more period; `period` has the same users, those without a row in it were silent."""
     bags = one_step(period).to(device)
     dim = smen.dim
-    inputs = torch.zeros(len(states), smen.n_anchors, dim, device=device)
-    if len(bags.users):
-        inputs.index_copy_(0, bags.users, smen.bag_embedding(bags, alpha).float())
+    inputs = smen.bag_embedding(bags, alpha, bags.users, len(states)).float()
     start = torch.from_numpy(states).to(device).view(-1, dim)
     return next_states(smen.gru_of(scale), inputs.view(-1, dim), start).view(states.shape).cpu().numpy()
 
@@ -81,4 +79,6 @@ def finish(smen: SMEN, states: States, last: dict[str, Lives], alpha: torch.Tens
 
 
 def _last(smen: SMEN, scale: str, bags, alpha: torch.Tensor) -> np.ndarray:
-    return last_states(smen.gru_of(scale), smen.bag_embedding(bags, alpha), bags).flatten(1).cpu().numpy()
+    packing = pack(bags)
+    packed = smen.bag_embedding(bags, alpha, packing.slots, packing.n_slots)
+    return last_states_packed(smen.gru_of(scale), packed, packing).flatten(1).cpu().numpy()
