@@ -5,6 +5,7 @@ partitions hold files of equal digests, whoever wrote them and when.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +49,17 @@ class Unpinned(dict):
 def make_context(warehouse: Path, as_of: str, spark: Callable, *overrides: str, model_id: str | None = None) -> Context:
     """A context with the small settings and some overrides; `spark` returns the session."""
     return Context(Store(str(warehouse)), load_config(None, [*SMALL, *overrides]), as_of, model_id, spark, pins=Unpinned())
+
+
+def as_toml(overrides: Iterable[str], skip: Sequence[str] = ()) -> str:
+    """Overrides as a configuration file; sections in `skip` are left out."""
+    sections: dict[str, list[str]] = {}
+    for override in overrides:
+        name, _, value = override.partition("=")
+        section, _, field = name.partition(".")
+        plain = re.fullmatch(r"[\d.]+", value)
+        sections.setdefault(section, []).append(f"{field} = {value}" if plain else f'{field} = "{value}"')
+    return "".join(f"\n[{section}]\n" + "\n".join(lines) + "\n" for section, lines in sections.items() if section not in skip)
 
 
 def source_overrides(world: Path) -> tuple[str, str]:

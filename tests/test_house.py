@@ -54,11 +54,11 @@ TESTED_IN = {
 ABOUT_ALL = {  # tests of no single module
     "tests/test_house.py", "tests/test_readme.py", "tests/test_pipeline_end_to_end.py", "tests/test_kill.py", "tests/docker/test_containers.py",
     "tests/test_faults.py", "tests/test_resurrection.py", "tests/test_processes.py", "tests/test_full_disk.py", "tests/report/test_in_browser.py",
-    "tests/test_reading_doc.py", "tests/test_reader_alone.py", "tests/test_quickstart.py", "tests/test_models_page.py",
+    "tests/test_reading_doc.py", "tests/test_reader_alone.py", "tests/test_quickstart.py", "tests/test_models_page.py", "tests/test_operating_pages.py",
 }
 HELPERS = {"tests/conftest.py", "tests/published.py", "tests/moments.py", "tests/small_pipeline.py", "tests/dags/airflow_process.py",
            "tests/faults.py", "tests/publishing_process.py", "tests/erasable.py", "tests/two_processes.py", "tests/small_release.py",
-           "tests/report/conftest.py"}
+           "tests/report/conftest.py", "tests/planted_directions.py"}
 
 
 def name_of(file: Path) -> str:

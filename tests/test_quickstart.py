@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from small_pipeline import SMALL
+from small_pipeline import SMALL, as_toml
 from test_readme import lurm_arguments
 
 from lurm import open_table
@@ -41,13 +41,7 @@ def desk(tmp_path_factory) -> Path:
     persona = np.asarray(users["persona"].to_pylist())
     returned = (persona == persona[0]).astype(int)
     pacsv.write_csv(pa.table({"customer": customers(users), "decided_at": decided, "returned": returned}), folder / "labels.csv")
-    sections: dict[str, list[str]] = {}
-    for setting in (*SMALL, "gate.max_mean_shift=9"):  # so small a model moves by more than half a spread when a year begins
-        name, _, value = setting.partition("=")
-        section, _, field = name.partition(".")
-        if section != "items":
-            sections.setdefault(section, []).append(f"{field} = {value}" if re.fullmatch(r"[\d.]+", value) else f'{field} = "{value}"')
-    extra = "".join(f"\n[{section}]\n" + "\n".join(lines) + "\n" for section, lines in sections.items())
+    extra = as_toml((*SMALL, "gate.max_mean_shift=9"), skip=["items"])  # so small a model moves by more than half a spread when a year begins
     (folder / "my.toml").write_text(blocks("toml")[0] + extra, encoding="utf-8")
     return folder
 
