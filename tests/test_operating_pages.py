@@ -61,14 +61,10 @@ def test_every_command_of_the_runbook_does_what_it_says(desk, capsys):
     assert pointer[: names.index("run")] == [AS_OF] * names.index("run") and pointer[names.index("run")] == DAY, "the stale day was made up for"
     first = names.index("rollback")
     assert pointer[first : first + 2] == [AS_OF, DAY] and pointer[-1] == DAY, "back, to that epoch, and by the run of the day again"
-    history = releases(desk)
-    assert {row["as_of"] for row in history} == {AS_OF, DAY, "2021-02-17", "2021-02-01"} and "model trained later" in told[-1][1] + shown(desk, capsys)
+    assert {row["as_of"] for row in releases(desk)} == {AS_OF, DAY, "2021-02-17", "2021-02-01"}
+    assert main(["releases", "--warehouse", desk.uri]) == 0
+    assert "model trained later" in capsys.readouterr().out
     assert "u0000007" not in open_table(desk.uri).to_numpy()[0].tolist(), "the person is gone"
-
-
-def shown(store: Store, capsys) -> str:
-    assert main(["releases", "--warehouse", store.uri]) == 0
-    return capsys.readouterr().out
 
 
 def test_every_command_of_the_report_page_does_what_it_says(desk, capsys):
