@@ -18,6 +18,9 @@ from lurm.smen.batches import SparseBags
 from lurm.smen.recurrence import last_states_packed, pack
 
 
+CELLS_AT_A_TIME = 4_096  # non-zeros, on a CPU: what is gathered for them stays in the cache until it is multiplied
+
+
 class SMEN(nn.Module):
     """The encoder. D interests, M anchors, width H; one GRU for all anchors and, unless told otherwise, for both scales."""
 
@@ -73,7 +76,7 @@ class SMEN(nn.Module):
         vectors = self.interest_embedding(used)  # (U, H): each interest once, however many bags hold it
         weights = self._weights_of(vectors) if alpha is None else alpha[used]
         values = torch.log1p(bags.counts)
-        return functional.relu(_weighted_sums(weights, vectors, cells, values, bags.offsets, places, n_places))
+        return _bag_embeddings(weights, vectors, cells, values, bags.offsets, places, n_places)
 
     def _weights_of(self, vectors: torch.Tensor) -> torch.Tensor:
         keys = self.key_projection(functional.relu(vectors))
@@ -97,11 +100,11 @@ class ProjectionHead(nn.Module):
         return self.output(functional.relu(hidden + mixed).flatten(1))
 
 
-def _weighted_sums(
+def _bag_embeddings(
     weights: torch.Tensor, vectors: torch.Tensor, cells: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor,
     places: torch.Tensor | None = None, n_places: int | None = None,
 ) -> torch.Tensor:
-    """(R, M, H): row r is the sum over its non-zeros c of values[c] * outer(weights[cells[c]], vectors[cells[c]]).
+    """(R, M, H): row r is the ReLU of the sum over its non-zeros c of values[c] * outer(weights[cells[c]], vectors[cells[c]]).
 
     weights (U, M), vectors (U, H), cells (nnz,) int64 into U, values (nnz,). Rows of about the same length are padded to the next power
     of two and multiplied in one batch: at most half of the work is padding. With `places` row r comes to places[r] of n_places rows of zeros.
@@ -111,29 +114,30 @@ def _weighted_sums(
         places, n_places = torch.arange(len(lengths), device=offsets.device), len(lengths)
     found, width, done, order, parts = None, 1, 0, [], []
     learning = torch.is_grad_enabled()
+    at_a_time = CELLS_AT_A_TIME if offsets.device.type == "cpu" and not learning else max(1, 2 * len(cells))
     while done < len(lengths):
         rows = ((lengths <= width) & (lengths > width // 2 if width > 1 else lengths <= 1)).nonzero().squeeze(1)
-        if len(rows):
+        for some in rows.split(max(1, at_a_time // width)) if len(rows) else ():
             position = torch.arange(width, device=offsets.device)
-            real = position < lengths[rows, None]
-            index = torch.where(real, offsets[rows, None] + position, 0)  # (rows, width) into the non-zeros
+            real = position < lengths[some, None]
+            index = torch.where(real, offsets[some, None] + position, 0)  # (rows, width) into the non-zeros
             interests = cells[index]
             scale = values[index] * real
             left = functional.embedding(interests, weights) * scale[..., None]  # (rows, width, M)
             part = torch.bmm(left.transpose(1, 2), functional.embedding(interests, vectors).to(left.dtype))
             if learning:
-                order.append(places[rows])
+                order.append(places[some])
                 parts.append(part)
             else:
                 found = part.new_zeros(n_places, *part.shape[1:]) if found is None else found
-                found.index_copy_(0, places[rows], part)
-            done += len(rows)
+                found.index_copy_(0, places[some], part.relu_())
+        done += len(rows)
         width *= 2
     if found is not None:
         return found
     empty = vectors.new_zeros(n_places, weights.shape[1], vectors.shape[1], dtype=weights.dtype)
     # Scattering forwards makes the backward pass a gather, the fast one of the two.
-    return empty.index_copy(0, torch.cat(order), torch.cat(parts)) if parts else empty
+    return functional.relu(empty.index_copy(0, torch.cat(order), torch.cat(parts))) if parts else empty
 
 
 @torch.no_grad()
