@@ -13,6 +13,7 @@ The limit is the processor's float32 matrix product, measured in the same run: 2
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,15 +41,13 @@ def main() -> None:
     print(f"{'program':<16}{'forward: non-zeros/s':>22}{'of the limit':>14}{'and backward':>18}{'largest difference':>20}")
     peak, reference = _peak(), None
     for name, (prepare, run) in _programs(smen, bags).items():
-        prepared = prepare()
+        program = partial(run, prepare())
         with torch.no_grad():
-            found = run(prepared)
-            forward = n / best(lambda: run(prepared))
-        both = n / best(lambda: run(prepared).sum().backward()) if name != "wide table" else None
+            found, forward = program(), n / best(program)
+        both = f"{n / best(partial(_with_gradient, program)):,.0f}" if name != "wide table" else "-"
         reference = found if reference is None else reference
-        share = forward * 2 * options.anchors * options.dim / peak
-        print(f"{name:<16}{forward:>22,.0f}{share:>13.0%}{f'{both:,.0f}' if both else '-':>19}{(found - reference).abs().max().item():>20.1e}", flush=True)
-        del prepared
+        share, off = forward * 2 * options.anchors * options.dim / peak, (found - reference).abs().max().item()
+        print(f"{name:<16}{forward:>22,.0f}{share:>13.0%}{both:>19}{off:>20.1e}", flush=True)
     print(f"\nfloat32 product: {peak / 1e9:,.0f} GFLOP/s")
 
 
@@ -86,6 +85,10 @@ def _programs(smen: SMEN, bags: SparseBags) -> dict[str, tuple[Callable, Callabl
         return functional.relu(functional.embedding_bag(interests, prepared, starts, mode="sum", per_sample_weights=values))
 
     return {"lurm": (alpha, ours), "ten bags": (alpha, ten), "wide table": (wide, lookup)}
+
+
+def _with_gradient(program: Callable) -> None:
+    program().sum().backward()
 
 
 def _peak() -> float:
