@@ -18,7 +18,7 @@ from lurm.smen.batches import SparseBags
 from lurm.smen.recurrence import last_states_packed, pack
 
 
-CELLS_AT_A_TIME = 4_096  # non-zeros, on a CPU: what is gathered for them stays in the cache until it is multiplied
+BAGS_AT_A_TIME = 256  # on a CPU, without a gradient: what they read and write stays in the cache for all anchors
 
 
 class SMEN(nn.Module):
@@ -72,10 +72,12 @@ class SMEN(nn.Module):
     def bag_embedding(self, bags: SparseBags, alpha: torch.Tensor | None = None, places: torch.Tensor | None = None,
                       n_places: int | None = None) -> torch.Tensor:  # fmt: skip
         """r (R, M, H) of every row (eq. 5); or (n_places, M, H) float32 with row r at places[r] and zeros where there is none."""
+        values = torch.log1p(bags.counts)
+        if alpha is not None and alpha.device.type == "cpu" and not torch.is_grad_enabled():
+            return _bag_embeddings_on_cpu(alpha, self.interest_embedding.weight, bags.interest_ids, values, bags.offsets, places, n_places)
         used, cells = torch.unique(bags.interest_ids, return_inverse=True)
         vectors = self.interest_embedding(used)  # (U, H): each interest once, however many bags hold it
         weights = self._weights_of(vectors) if alpha is None else alpha[used]
-        values = torch.log1p(bags.counts)
         return _bag_embeddings(weights, vectors, cells, values, bags.offsets, places, n_places)
 
     def _weights_of(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -112,32 +114,45 @@ def _bag_embeddings(
     lengths = offsets.diff()
     if places is None:
         places, n_places = torch.arange(len(lengths), device=offsets.device), len(lengths)
-    found, width, done, order, parts = None, 1, 0, [], []
-    learning = torch.is_grad_enabled()
-    at_a_time = CELLS_AT_A_TIME if offsets.device.type == "cpu" and not learning else max(1, 2 * len(cells))
+    order, parts, width, done = [], [], 1, 0
     while done < len(lengths):
         rows = ((lengths <= width) & (lengths > width // 2 if width > 1 else lengths <= 1)).nonzero().squeeze(1)
-        for some in rows.split(max(1, at_a_time // width)) if len(rows) else ():
+        if len(rows):
             position = torch.arange(width, device=offsets.device)
-            real = position < lengths[some, None]
-            index = torch.where(real, offsets[some, None] + position, 0)  # (rows, width) into the non-zeros
+            real = position < lengths[rows, None]
+            index = torch.where(real, offsets[rows, None] + position, 0)  # (rows, width) into the non-zeros
             interests = cells[index]
             scale = values[index] * real
             left = functional.embedding(interests, weights) * scale[..., None]  # (rows, width, M)
-            part = torch.bmm(left.transpose(1, 2), functional.embedding(interests, vectors).to(left.dtype))
-            if learning:
-                order.append(places[some])
-                parts.append(part)
-            else:
-                found = part.new_zeros(n_places, *part.shape[1:]) if found is None else found
-                found.index_copy_(0, places[some], part.relu_())
-        done += len(rows)
+            parts.append(torch.bmm(left.transpose(1, 2), functional.embedding(interests, vectors).to(left.dtype)))
+            order.append(places[rows])
+            done += len(rows)
         width *= 2
-    if found is not None:
-        return found
     empty = vectors.new_zeros(n_places, weights.shape[1], vectors.shape[1], dtype=weights.dtype)
     # Scattering forwards makes the backward pass a gather, the fast one of the two.
     return functional.relu(empty.index_copy(0, torch.cat(order), torch.cat(parts))) if parts else empty
+
+
+def _bag_embeddings_on_cpu(
+    weights: torch.Tensor, vectors: torch.Tensor, interests: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor,
+    places: torch.Tensor | None = None, n_places: int | None = None,
+) -> torch.Tensor:
+    """The same without a gradient, with torch's own sums of weighted rows, one anchor after the other: after the first anchor the rows of some
+    hundred bags are in the cache."""
+    n_rows, n_anchors = len(offsets) - 1, weights.shape[1]
+    if places is None:
+        places, n_places = torch.arange(n_rows), n_rows
+    found = vectors.new_zeros(n_places, n_anchors, vectors.shape[1])
+    for start in range(0, n_rows, BAGS_AT_A_TIME):
+        some = offsets[start : start + BAGS_AT_A_TIME + 1]
+        cells = slice(int(some[0]), int(some[-1]))
+        scale = (weights[interests[cells]] * values[cells, None]).T.contiguous()
+        part = vectors.new_empty(len(some) - 1, n_anchors, vectors.shape[1])
+        for anchor in range(n_anchors):
+            part[:, anchor] = functional.embedding_bag(interests[cells], vectors, some - some[0], mode="sum", per_sample_weights=scale[anchor],
+                                                       include_last_offset=True)  # fmt: skip
+        found.index_copy_(0, places[start : start + BAGS_AT_A_TIME], part.relu_())
+    return found
 
 
 @torch.no_grad()
