@@ -7,6 +7,7 @@ it took effect or after, or answer from an old listing.
 """
 
 import os
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from lurm.contract import marks
-from lurm.errors import StoreError
+from lurm.errors import LurmError, StoreError
 from lurm.schema import RELEASES, USER_EMBEDDINGS
 
 LEASE = "lease"  # a log without data: see lurm.lease
@@ -30,7 +31,15 @@ PROPERTIES = {
     LEASE: {"delta.logRetentionDuration": "interval 1 days"},
 }
 KEEP_LOG = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+CREDENTIALS = re.compile(r"://[^/?]*@|[?&](access_key|secret_key|session_token)=", re.IGNORECASE)
 FAILED = (DeltaError, OSError)  # what an operation raises
+
+
+def refuse_credentials(uri: str, what: str, error: type[LurmError]) -> None:
+    """Raise `error` for a URI with a key or a password in it: it would stand in logs, records of runs and plans of Spark."""
+    if "://" in uri and CREDENTIALS.search(uri):
+        raise error(f"Expected {what} without credentials, got one with some; take them out, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+                    "(or what else your store reads) in the environment of driver and executors.")
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Objects:
     def __init__(self, uri: str):
         if not uri:
             raise StoreError("Expected a warehouse URI, got nothing; pass --warehouse FOLDER or an object-store URI.")
+        refuse_credentials(uri, "a warehouse URI", StoreError)
         try:
             address = uri.rstrip("/") if "://" in uri else os.path.abspath(os.path.expanduser(uri))
             if address.startswith("s3://") and "?" not in address:

@@ -15,6 +15,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from lurm.errors import InputError
+from lurm.objects import refuse_credentials
 from lurm.store import foreign_table_files
 
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
@@ -79,6 +80,7 @@ def require_columns(source: Source, **settings: str) -> None:
 
 
 def _open(path: str, name: str):
+    refuse_credentials(path, f"a path or URI in {name}.path", InputError)
     try:
         filesystem, root = pa.fs.FileSystem.from_uri(path if "://" in path else os.path.abspath(os.path.expanduser(path)))
     except (pa.ArrowInvalid, OSError, ValueError) as error:

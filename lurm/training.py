@@ -15,9 +15,10 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,11 +27,13 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lurm.errors import CollapseError, ConfigError, MissingInputError, StoreError
+from lurm.errors import CollapseError, ConfigError, LurmError, MissingInputError, StoreError
 
 log = logging.getLogger("lurm")
 SECONDS_BETWEEN_REPORTS = 5.0
 INFO = "info.json"
+SENT_BYTES = 64 << 20  # of a checkpoint at once, from process 0 to the others
+LOST = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out", re.IGNORECASE)  # what torch says where another process is gone
 Optimizers = list[torch.optim.Optimizer]
 Weights = dict[str, torch.Tensor]
 
@@ -77,10 +80,11 @@ def fit(
     batches(start_step) iterates over the batches of steps start_step, start_step + 1, ..., always the same ones; when it ends,
     training ends. loss_of(batch) is a scalar with gradients; evaluate() is called in eval mode without gradients. A checkpoint in
     `directory` is continued only when it was written under the same `key`; one that finished is not trained further. With
-    torch.distributed every process calls fit with its own share of each batch, equally many batches and the same shared directory.
-    Raises CollapseError when the loss is not finite.
+    torch.distributed every process calls fit with its own share of each batch and equally many batches; all go on from the checkpoint that
+    process 0 finds, whether they share its directory or lie on other machines. Raises CollapseError when the loss is not finite.
     """
     directory, started = Path(directory) / "checkpoint", time.monotonic()
+    _share_checkpoint(directory, next(module.parameters()).device)
     report = progress or (lambda step, loss: log.info("step %d of %d, loss %.4f", step, settings.max_steps, loss))
     history, best, finished = _resume(module, optimizers, directory, key)
     _agree(module, len(history.steps))
@@ -141,7 +145,10 @@ def choose_device(setting: str) -> torch.device:
 
 @contextmanager
 def process_group() -> Iterator[bool]:
-    """Join the other processes where torchrun or Spark's TorchDistributor started several; yields whether this one writes results."""
+    """Join the other processes where torchrun or Spark's TorchDistributor started several; yields whether this one writes results.
+
+    Raises LurmError in a process that waits for another one which is gone.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield not dist.is_initialized() or dist.get_rank() == 0
         return
@@ -151,6 +158,11 @@ def process_group() -> Iterator[bool]:
     try:
         yield dist.get_rank() == 0
         dist.barrier()  # nobody goes on before the results are written
+    except RuntimeError as error:
+        if not LOST.search(str(error)):
+            raise
+        raise LurmError(f"Expected {dist.get_world_size()} training processes to work together, process {dist.get_rank()} lost another one; run "
+                        "the stage again, it goes on from the last checkpoint.") from None
     finally:
         dist.destroy_process_group()
 
@@ -262,9 +274,58 @@ def _agree(module: torch.nn.Module, step: int) -> None:
     dist.all_reduce(steps, op=dist.ReduceOp.MAX)
     if int(steps[0]) != -int(steps[1]):
         came = f"got steps {-int(steps[1])} and {int(steps[0])}"
-        raise StoreError(f"Expected every process to resume at the same step, {came}; put the training directory on shared storage.")
+        raise StoreError(f"Expected every process to resume at the same step, {came}; delete the training's folder and run its stage again.")
     for tensor in module.state_dict().values():
         dist.broadcast(tensor, 0)
+
+
+def _share_checkpoint(directory: Path, device: torch.device) -> None:
+    """Give every process the checkpoint of process 0: on other machines there may be none, or an older one."""
+    if _world() == 1:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    info = directory / INFO
+    mine = info.read_bytes() if info.exists() else b""
+    first = _sent(mine, device)
+    differs = torch.tensor([int(first != mine)], device=device)
+    dist.all_reduce(differs, op=dist.ReduceOp.MAX)
+    if not int(differs):
+        return
+    receives = dist.get_rank() != 0 and first != mine
+    received, blocks = directory / f"unfinished-{os.getpid()}.received", _blocks(directory, first)
+    with open(received, "wb") if receives else nullcontext() as file:
+        while block := _sent(next(blocks, b"") if dist.get_rank() == 0 else b"", device):
+            if receives:
+                file.write(block)
+    if receives and received.stat().st_size:
+        os.replace(received, directory / json.loads(first)["file"])
+        info.write_bytes(first)
+    elif receives:
+        received.unlink()
+        info.unlink(missing_ok=True)
+
+
+def _blocks(directory: Path, info: bytes) -> Iterator[bytes]:
+    """The tensors that a checkpoint names; nothing where there is none, or it is damaged."""
+    try:
+        with open(directory / json.loads(info or b"{}")["file"], "rb") as file:
+            while block := file.read(SENT_BYTES):
+                yield block
+    except (ValueError, KeyError, OSError):
+        return
+
+
+def _sent(data: bytes, device: torch.device) -> bytes:
+    """What process 0 calls this with, in every process."""
+    size = torch.tensor([len(data)], device=device)
+    dist.broadcast(size, 0)
+    if not int(size):
+        return b""
+    block = torch.empty(int(size), dtype=torch.uint8, device=device)
+    if dist.get_rank() == 0:
+        block.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    dist.broadcast(block, 0)
+    return block.cpu().numpy().tobytes()
 
 
 def _world() -> int:

@@ -5,8 +5,11 @@ from events only if its events changed, or if some of them had no interest and t
 """
 
 import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
-from pyspark.sql import Observation
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import functions as F
 
 from lurm.bag_of_interests import batches_of, pack_counts, read_lives, sum_periods
@@ -21,6 +24,7 @@ from spark_jobs.session import job_main, progress
 from spark_jobs.tables import bucket_of, read_table, stage_frame, stage_tasks
 
 log = logging.getLogger("lurm")
+ASSIGNED = "assigned"  # beside the months: how many events have an interest
 KEYS = ["scale", "period", "until", "bucket"]
 
 
@@ -39,7 +43,7 @@ def _build_months(context: Context, space_id: str) -> dict:
     if not changed:
         return {"skipped": "nothing changed"}
     run_key = fingerprint("bags-months", [[month, recipes[month]] for month in changed], interests.digest())
-    spark = context.spark()
+    spark, totals = context.spark(), Counter()
     # Sent to every worker while small; item ids can be long, so the estimate is rows, not bytes of the compressed files.
     assigned = read_table(spark, store, interests).select("item_id", "interest_id")
     if interests.rows() * 64 < settings.broadcast_mb * 2**20:
@@ -49,9 +53,6 @@ def _build_months(context: Context, space_id: str) -> dict:
         counts = rows.join(assigned, "item_id", "left").groupBy("user_id", "month", "interest_id").agg(
             F.sum("weight").cast("int").alias("count"), F.min("timestamp").alias("first_event_at"), F.max("timestamp").alias("last_event_at")
         )
-        seen = Observation("unassigned")
-        without = [F.sum(F.when(F.col("interest_id").isNull() & (F.col("month") == month), F.col("count"))).alias(month) for month in changed]
-        counts = counts.observe(seen, *without, F.sum(F.when(F.col("interest_id").isNotNull(), F.col("count"))).alias("assigned"))
         period_end = F.date_format(F.add_months(F.to_date(F.concat("month", F.lit("-01"))), 1), "yyyy-MM-dd")
         frame = counts.select(
             "user_id", "interest_id", "count", "first_event_at", "last_event_at",
@@ -60,10 +61,10 @@ def _build_months(context: Context, space_id: str) -> dict:
         )
         files = stage_frame(
             frame, store, BAGS, run_key, rows_per_file=settings.rows_per_file, partition={"space_id": space_id},
-            transform=lambda batches: pack_counts(batches, KEYS), order=["user_id", "interest_id"],
+            transform=lambda batches, counted: pack_counts(_count(batches, counted), KEYS), order=["user_id", "interest_id"], totals=totals,
         )
-        unassigned = {month: int(seen.get[month] or 0) for month in changed}
-    if not seen.get["assigned"] and len(changed) == len(recipes):
+    unassigned = {month: totals[month] for month in changed}
+    if not totals[ASSIGNED] and len(changed) == len(recipes):
         raise InputError(f"Expected events before {context.as_of} of items that have an interest, found none; check that the item ids of events "
                          "and items are the same.")
     # A month without a usable event is one file without rows, or nobody could tell that it has been counted.
@@ -75,6 +76,17 @@ def _build_months(context: Context, space_id: str) -> dict:
     figures = {"periods": periods, "rows": sum(file.rows for file in files), "unassigned_events": sum(unassigned.values())}
     _commit(context, space_id, MONTH, changed, run_key, files, figures)
     return {"periods": len(changed), "rows": figures["rows"], "unassigned_events": figures["unassigned_events"]}
+
+
+def _count(batches: Iterable[pa.RecordBatch], counted: Counter) -> Iterator[pa.RecordBatch]:
+    """The same rows; events without an interest are counted by month on their way, all others together."""
+    for batch in batches:
+        assigned, events = pc.is_valid(batch.column("interest_id")), batch.column("count")
+        counted[ASSIGNED] += pc.sum(events.filter(assigned)).as_py() or 0
+        without = pa.table({"period": batch.column("period"), "count": events}).filter(pc.invert(assigned))
+        for month in without.group_by("period").aggregate([("count", "sum")]).to_pylist():
+            counted[month["period"]] += month["count_sum"]
+        yield batch
 
 
 def stale_months(context: Context) -> list[str]:
@@ -106,8 +118,6 @@ def _build_years(context: Context, space_id: str) -> dict:
     ]
 
     def produce(task: dict, counted):
-        import pyarrow as pa
-
         part: Snapshot = by_year[task["period"]].where(bucket=task["bucket"])
         for lives, facts in read_lives(store, part):
             batch = batches_of(sum_periods(lives[MONTH]), facts)

@@ -20,6 +20,7 @@ from lurm.manifest import Manifest
 from lurm.schema import EVENTS, ITEMS, QUARANTINE
 from lurm.sources import Source, find_source, require_columns
 from spark_jobs.session import job_main, progress
+from spark_jobs.source_files import BROKEN, FILE, MODIFIED, read_source
 from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame
 
 log = logging.getLogger("lurm")
@@ -208,17 +209,6 @@ def timestamp_of(column: str, kind, time_format: str) -> Column:
     return F.coalesce(F.timestamp_micros(F.when(F.abs(seconds) < 9e11, seconds * 1_000_000).cast("long")), F.try_to_timestamp(value.cast("string")))
 
 
-def read_source(spark, source: Source, files: list[str]) -> DataFrame:
-    """The raw rows of some files, every column as the file has it."""
-    if source.format == "parquet":
-        spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")
-        return spark.read.parquet(*files)
-    if source.format == "csv":
-        return spark.read.option("header", True).option("sep", source.separator).option("multiLine", False).option("escape", '"').csv(files)
-    fields = ", ".join(f"`{name}` string" for name in source.columns)
-    return spark.read.schema(f"{fields}, `_broken` string").option("columnNameOfCorruptRecord", "_broken").json(files)
-
-
 def quarantine(context: Context, rows: DataFrame, source: str, run_key: str, figures: dict, added: bool) -> None:
     """Keep the unusable rows with their reason; new files add to what is there, a full reading replaces it."""
     store, key = context.store, f"{run_key[:8]}{source}"
@@ -263,16 +253,16 @@ def _identifier(column: str) -> Column:
 
 
 def _provenance(raw: DataFrame) -> list[Column]:
-    named = [F.col(f"`{name}`") for name in raw.columns]
+    named = [F.col(f"`{name}`") for name in raw.columns if name not in (FILE, MODIFIED)]
     return [
-        F.col("_metadata.file_path").alias("source_file"),
-        F.col("_metadata.file_modification_time").alias("modified"),
+        F.col(FILE).alias("source_file"),
+        F.col(MODIFIED).alias("modified"),
         F.to_json(F.struct(*named)).alias("row"),
     ]
 
 
 def _broken(raw: DataFrame) -> Column:
-    return F.col("_broken").isNotNull() if "_broken" in raw.columns else F.lit(False)
+    return F.col(BROKEN).isNotNull() if BROKEN in raw.columns else F.lit(False)
 
 
 def _categories(source: Source, column: str) -> Column:

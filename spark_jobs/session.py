@@ -47,8 +47,9 @@ def open_session(config: Config):
     from pyspark.sql import SparkSession
 
     settings = config.spark
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit has started the JVM: master and memory are its business
+    if _master(settings.master, submitted).startswith("local"):  # elsewhere it is the workers' own python3: this machine's paths are not theirs
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("lurm")
     conf = {
         "spark.sql.session.timeZone": "UTC",
@@ -75,6 +76,15 @@ def open_session(config: Config):
         builder = builder.config(name, value)
     with _without_noise():
         return builder.getOrCreate()
+
+
+def _master(configured: str, submitted: bool) -> str:
+    if not submitted:
+        return configured
+    from pyspark import SparkConf, SparkContext
+
+    SparkContext._ensure_initialized()  # connects to the JVM that spark-submit has started, which alone knows
+    return SparkConf().get("spark.master", configured)
 
 
 @contextmanager

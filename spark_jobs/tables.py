@@ -17,6 +17,7 @@ from lurm.schema import Table
 from lurm.staging import STAGED, PartitionWriter, read_files, staged_rows
 from lurm.store import Store
 
+CHUNK_BYTES = 64 << 20  # of files that one task reads, where Spark does not cut them itself
 COUNTED = "counted"  # in place of a path: a row of figures, not of a file
 
 
@@ -34,15 +35,14 @@ def read_table(spark: SparkSession, store: Store, snapshot: Snapshot) -> DataFra
         columns = [field for field in schema.fields if field.name not in table.partition_by or field.name in snapshot.files[0].path]
         frame = spark.read.option("basePath", snapshot.root).schema(StructType(columns)).parquet(*snapshot.uris())
         return frame.select(*[field.name for field in columns])
-    tasks = [(uri, json.dumps(file.partition)) for uri, file in zip(snapshot.uris(), snapshot.files, strict=True)]
+    tasks = [(json.dumps(chunk),) for chunk in _chunks(snapshot, 2 * spark.sparkContext.defaultParallelism)]
     arrow_schema = table.schema
 
     def read(batches):
         import pyarrow as pa
 
         for batch in batches:
-            for uri, partition in zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True):
-                values = json.loads(partition)
+            for uri, values in (file for text in batch.column(0).to_pylist() for file in json.loads(text)):
                 for piece in read_files(store, [uri]):
                     arrays = [
                         piece.column(field.name) if field.name in piece.schema.names
@@ -51,19 +51,33 @@ def read_table(spark: SparkSession, store: Store, snapshot: Snapshot) -> DataFra
                     ]
                     yield pa.RecordBatch.from_arrays(arrays, schema=arrow_schema)
 
-    listing = spark.createDataFrame(tasks, "uri string, partition string").repartition(len(tasks))
-    return listing.mapInArrow(read, schema)
+    return spark.sparkContext.parallelize(tasks, len(tasks)).toDF("files string").mapInArrow(read, schema)
+
+
+def _chunks(snapshot: Snapshot, at_least: int) -> list[list[tuple[str, dict]]]:
+    """The files of a snapshot, (path, partition values) each, cut into tasks: small files share one, for each task costs a start."""
+    size = min(CHUNK_BYTES, max(1, -(-sum(file.size for file in snapshot.files) // at_least)))
+    chunks: list[list[tuple[str, dict]]] = []
+    filled = size
+    for uri, file in zip(snapshot.uris(), snapshot.files, strict=True):
+        if filled >= size:
+            chunks.append([])
+            filled = 0
+        chunks[-1].append((uri, dict(file.partition)))
+        filled += file.size
+    return chunks
 
 
 def stage_frame(
     frame: DataFrame, store: Store, table: Table, run_key: str, *, rows_per_file: int, partition: Mapping[str, str] | None = None,
-    split_by: Sequence[str] = (), transform: Callable | None = None, order: Sequence[str] | None = None,
+    split_by: Sequence[str] = (), transform: Callable | None = None, order: Sequence[str] | None = None, totals: Counter | None = None,
 ) -> list[DataFile]:
     """Write the rows of a frame as files of a table that no reader sees yet, and return their description.
 
     Rows are brought together by the table's partition columns and `split_by` (columns that only cut files, such as a bucket of the
-    user), sorted, and written by Python workers. The result does not depend on how Spark cut the work. `transform` turns the sorted
-    Arrow batches into rows of the table on their way to the writer; the frame then has other columns, sorted by `order`.
+    user), sorted, and written by Python workers. The result does not depend on how Spark cut the work. `transform(batches, counted)` turns
+    the sorted Arrow batches into rows of the table on their way to the writer; the frame then has other columns, sorted by `order`. What it
+    adds to its Counter is summed into `totals`: once for each file that counts, also where a lost worker's task was run again.
     """
     fixed = dict(partition or {})
     keys = [column for column in table.partition_by if column in frame.columns and column not in fixed] + list(split_by)
@@ -73,10 +87,13 @@ def stage_frame(
     frame = (frame.repartition(*keys) if keys else frame.coalesce(1)).sortWithinPartitions(*order)
 
     def write(batches):
-        batches = transform(batches) if transform else batches
+        counted = Counter()
+        batches = transform(batches, counted) if transform else batches
         yield from staged_rows(PartitionWriter(store, table, run_key, keys, fixed, rows_per_file).write(batches))
+        if counted:
+            yield from staged_rows([DataFile(COUNTED, 0, 0, "", dict(counted))])
 
-    return _collect(frame.mapInArrow(write, from_arrow_schema(STAGED)))
+    return _without_counts(_collect(frame.mapInArrow(write, from_arrow_schema(STAGED))), totals)
 
 
 def stage_tasks(
@@ -102,7 +119,11 @@ def stage_tasks(
                 yield from staged_rows([DataFile(COUNTED, 0, 0, "", dict(counted))])
 
     listing = spark.sparkContext.parallelize([(json.dumps(task),) for task in tasks], len(tasks)).toDF("task string")
-    files = _collect(listing.mapInArrow(work, from_arrow_schema(STAGED), profile=resources))
+    return _without_counts(_collect(listing.mapInArrow(work, from_arrow_schema(STAGED), profile=resources)), totals)
+
+
+def _without_counts(files: list[DataFile], totals: Counter | None) -> list[DataFile]:
+    """The files, once what was counted beside them is added to `totals`."""
     for file in files:
         if file.path == COUNTED and totals is not None:
             totals.update(file.partition)

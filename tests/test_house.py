@@ -19,7 +19,7 @@ EVERYTHING = [*CODE, *TESTS, *sorted((ROOT / "benchmarks").rglob("*.py"))]
 DOORS = (
     ("pyspark", ("spark_jobs/",), False),
     ("deltalake", ("lurm/objects.py", "lurm/store.py"), False),
-    ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py", "lurm/report/"), False),
+    ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py", "lurm/report/", "lurm/evaluation/"), False),
     ("plotly", (), False),  # its script is read as a file
     ("umap", ("lurm/report/interest_map.py",), True),
     ("torch", ("lurm/kmeans.py", "lurm/rough_products.py", "spark_jobs/"), True),
@@ -35,7 +35,7 @@ DOORS = (
     ("airflow", ("dags/",), False),
 )
 STAGES = ("lurm.item_encoder", "lurm.interests", "lurm.smen", "lurm.publication", "lurm.input_gate")
-SHARED_BY_JOBS = {"spark_jobs.session", "spark_jobs.tables", "spark_jobs.distributed_training"}
+SHARED_BY_JOBS = {"spark_jobs.session", "spark_jobs.tables", "spark_jobs.distributed_training", "spark_jobs.source_files"}
 # Modules whose tests lie in another file than their own.
 TESTED_IN = {
     "dags/lurm_train.py": "tests/dags/test_lurm_daily.py", "dags/lurm_example_consumer.py": "tests/dags/test_lurm_daily.py",
@@ -55,10 +55,13 @@ ABOUT_ALL = {  # tests of no single module
     "tests/test_house.py", "tests/test_readme.py", "tests/test_pipeline_end_to_end.py", "tests/test_kill.py", "tests/docker/test_containers.py",
     "tests/test_faults.py", "tests/test_resurrection.py", "tests/test_processes.py", "tests/test_full_disk.py", "tests/report/test_in_browser.py",
     "tests/test_reading_doc.py", "tests/test_reader_alone.py", "tests/test_quickstart.py", "tests/test_models_page.py", "tests/test_operating_pages.py",
+    "tests/cluster/test_object_store.py", "tests/cluster/test_spark_cluster.py", "tests/cluster/test_training_processes.py",
+    "tests/cluster/test_collected_rows.py", "tests/test_benchmarks.py",
 }
 HELPERS = {"tests/conftest.py", "tests/published.py", "tests/moments.py", "tests/small_pipeline.py", "tests/dags/airflow_process.py",
            "tests/faults.py", "tests/publishing_process.py", "tests/erasable.py", "tests/two_processes.py", "tests/small_release.py",
-           "tests/report/conftest.py", "tests/planted_directions.py"}
+           "tests/report/conftest.py", "tests/planted_directions.py", "tests/small_evaluation.py", "tests/cluster/object_store.py",
+           "tests/cluster/spark_cluster.py", "tests/cluster/driving_process.py", "tests/evaluation/baselines/conftest.py"}
 
 
 def name_of(file: Path) -> str:
