@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 AIRFLOW_READY := $(VENV)/.installed-airflow
 
-.PHONY: install demo airflow test test-quick lint bench clean
+.PHONY: install demo airflow test test-quick lint bench evaluate clean
 
 demo: $(READY)
 	@$(BIN)/lurm demo --directory demo
@@ -29,7 +29,14 @@ lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/lint-imports --config setup.cfg
 
 bench: $(READY) java
-	@$(BIN)/python benchmarks/stages.py --users 10000
+	@$(BIN)/python benchmarks/all.py
+
+# The tables of docs/evaluation.md, one data set after the other; hours, and after a kill the same command goes on. DATA holds the data sets.
+DATA ?= data
+EVALUATIONS := amazon_purchases online_retail git_commits
+evaluate: $(READY)
+	@for name in $(EVALUATIONS); do \
+	  $(BIN)/lurm evaluate --config evaluate_$$name --data $(DATA) --directory evaluation/$$name || exit $$?; done
 
 .PHONY: java
 java: $(READY)
@@ -52,4 +59,4 @@ $(AIRFLOW_READY): requirements-airflow.txt $(READY)
 	@touch $@
 
 clean:
-	rm -rf demo .airflow $(VENV) build *.egg-info
+	rm -rf demo evaluation .airflow $(VENV) build *.egg-info

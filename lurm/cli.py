@@ -17,6 +17,7 @@ from lurm.commands import (
     comparing,
     demo,
     erasing,
+    evaluating,
     exporting,
     inspecting,
     reading,
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lurm {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     looking = (inspecting, recording, checking, reading, searching, exporting, reporting)
-    for subject in (running, backfilling, *looking, releasing, comparing, erasing, demo):
+    for subject in (running, backfilling, *looking, releasing, comparing, evaluating, erasing, demo):
         subject.add(commands)
     return parser
 

@@ -25,6 +25,7 @@ DOORS = (
     ("torch", ("lurm/kmeans.py", "lurm/rough_products.py", "spark_jobs/"), True),
     ("safetensors", ("lurm/training.py",), False),
     ("tokenizers", ("lurm/item_encoder/",), False),
+    ("gensim", ("lurm/evaluation/baselines/word_vectors.py",), True),
     ("sklearn", ("lurm/evaluation/",), False),
     ("faiss", ("lurm/kmeans.py", "lurm/exporting/export_files.py", "spark_jobs/assign_interests.py"), True),
     ("scipy", ("lurm/bag_of_interests.py", "lurm/smen/batches.py", "lurm/evaluation/"), False),
@@ -54,7 +55,8 @@ TESTED_IN = {
 ABOUT_ALL = {  # tests of no single module
     "tests/test_house.py", "tests/test_readme.py", "tests/test_pipeline_end_to_end.py", "tests/test_kill.py", "tests/docker/test_containers.py",
     "tests/test_faults.py", "tests/test_resurrection.py", "tests/test_processes.py", "tests/test_full_disk.py", "tests/report/test_in_browser.py",
-    "tests/test_reading_doc.py", "tests/test_reader_alone.py", "tests/test_quickstart.py", "tests/test_models_page.py", "tests/test_operating_pages.py",
+    "tests/test_reading_doc.py", "tests/test_reader_alone.py", "tests/test_quickstart.py", "tests/test_models_page.py",
+    "tests/test_operating_pages.py",
     "tests/cluster/test_object_store.py", "tests/cluster/test_spark_cluster.py", "tests/cluster/test_training_processes.py",
     "tests/cluster/test_collected_rows.py", "tests/test_benchmarks.py",
 }

@@ -207,5 +207,5 @@ def test_a_column_that_one_parquet_file_lacks_is_missing(tmp_path):
 @pytest.mark.parametrize("path", ["s3://key:secret@bucket/events", "s3://bucket/events?secret_key=secret"])
 def test_credentials_in_a_path_are_refused_and_not_repeated(path):
     with pytest.raises(InputError, match="Expected a path or URI in events.path without credentials") as raised:
-        find_source(path, "events")
+        find_source("events", path, "auto")
     assert "secret" not in str(raised.value).replace("AWS_SECRET_ACCESS_KEY", "")

@@ -17,7 +17,6 @@ from lurm.schema import MONTH, SCALES, YEAR
 from lurm.smen.batches import SparseBags
 from lurm.smen.recurrence import last_states_packed, pack
 
-
 BAGS_AT_A_TIME = 256  # on a CPU, without a gradient: what they read and write stays in the cache for all anchors
 
 

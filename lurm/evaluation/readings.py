@@ -1,0 +1,121 @@
+"""What a probe, or a method that learns labels itself, gets on one task: scores out of fold, their figures, and the seconds it took.
+
+In: rows of features (n, d) of all evaluated users, or a fitted `SupervisedMethod`; a task and its folds, the same for every method. Out:
+arrays by name, ready to be kept: `scores` (repeats, n, C), `seconds`, the figures of `resampling.measure` under their metric's name, and
+`groups` (g,), the AUC of users with few to many events.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lurm.errors import InputError
+from lurm.evaluation.baselines.method import SupervisedMethod
+from lurm.evaluation.evaluation_settings import ProbeSettings
+from lurm.evaluation.mlp_probe import mlp_scores
+from lurm.evaluation.probe import Fold, make_folds, out_of_fold_scores
+from lurm.evaluation.ranking_probe import ranking_scores
+from lurm.evaluation.resampling import AUC, METRICS, draw_users, measure, spread
+from lurm.evaluation.tasks import Task
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is the same for all methods of a data set."""
+
+    settings: ProbeSettings
+    folds: dict[str, list[Fold]]  # by task, all repeats
+    weights: np.ndarray  # (1 + resamples, users) float64
+    groups: np.ndarray  # (g, users) float64: 1 for the users of a group by number of events
+    group_names: tuple[str, ...]
+
+    def folds_of(self, task: Task, n_repeats: int) -> list[Fold]:
+        return [fold for fold in self.folds[task.name] if fold.repeat < n_repeats]
+
+    def repeats_of(self, kind: str) -> int:
+        """Of a probe's name, or `supervised`."""
+        most = self.settings.repeats
+        if kind == "supervised":
+            return min(most, self.settings.supervised_repeats)
+        return min(most, self.settings.mlp_repeats) if kind.startswith("mlp") else most
+
+
+def make_measures(settings: ProbeSettings, tasks: Sequence[Task], n_events: np.ndarray) -> Measures:
+    """Folds of every task, resamples of the users (n_events,), and groups of about equal size by number of events."""
+    folds = {task.name: make_folds(task.labels, settings.folds, settings.repeats, settings.seed, n_inner=1) for task in tasks}
+    shares = np.linspace(0, 1, settings.history_groups + 1)[1:-1]  # empty for one group
+    edges = np.unique(np.quantile(n_events, shares, method="higher")) if len(shares) else np.zeros(0)
+    number = np.searchsorted(edges, n_events, side="right")
+    groups = number == np.unique(number)[:, None]
+    names = tuple(f"{n_events[group].min()}-{n_events[group].max()}" for group in groups)
+    return Measures(settings, folds, draw_users(len(n_events), settings.resamples, settings.seed), groups.astype(np.float64), names)
+
+
+def read_features(rows: np.ndarray, task: Task, measures: Measures, probe: str) -> dict[str, np.ndarray]:
+    """A probe on features that are scaled already, rows (users, d)."""
+    began = time.perf_counter()
+    folds = measures.folds_of(task, measures.repeats_of(probe))
+    return _figures(task, folds, _probe(rows[task.rows], task, folds, measures.settings, probe), measures, began)
+
+
+def read_labels_itself(method: SupervisedMethod, users: np.ndarray, task: Task, measures: Measures) -> dict[str, np.ndarray]:
+    """A fitted method that trains on the labels of each fold; raises InputError for scores of another shape or not finite."""
+    began = time.perf_counter()
+    folds = measures.folds_of(task, measures.repeats_of("supervised"))
+    parts = []
+    for fold in folds:
+        part = np.asarray(method.scores(users[task.rows].tolist(), task.labels, fold.train, fold.test), np.float64)
+        if part.shape != (len(fold.test), len(task.classes)) or not np.isfinite(part).all():
+            raise InputError(f"Expected finite scores of the shape {(len(fold.test), len(task.classes))} on {task.name}, got "
+                             f"{part.shape}; mend the method's scores.")
+        parts.append(part)
+    return _figures(task, folds, parts, measures, began)
+
+
+def read_with_fewer_labels(rows: np.ndarray, task: Task, measures: Measures, probe: str) -> np.ndarray:
+    """(shares,) AUC of the probe where it learns from a share of the training users; NaN where a share lacks a class.
+
+    A smaller share is part of a larger one, and all methods learn from the same users. The first repeat alone.
+    """
+    found = []
+    for share in measures.settings.label_shares:
+        folds = [_fewer(fold, task.labels, share, measures.settings.seed) for fold in measures.folds_of(task, 1)]
+        if any(fold is None for fold in folds):
+            found.append(np.nan)
+            continue
+        parts = _probe(rows[task.rows], task, folds, measures.settings, probe)
+        found.append(measure(task, folds, spread(task, folds, parts), measures.weights[:1])[AUC][0, 0])
+    return np.array(found)
+
+
+def figures_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The metrics among kept arrays."""
+    return {metric: arrays[metric] for metric in METRICS if metric in arrays}
+
+
+def _figures(task: Task, folds: list[Fold], parts: Sequence[np.ndarray], measures: Measures, began: float) -> dict[str, np.ndarray]:
+    scores = spread(task, folds, parts)
+    groups = measure(task, folds, scores, measures.groups)[AUC].mean(axis=0)
+    figures = {metric: values.astype(np.float32) for metric, values in measure(task, folds, scores, measures.weights).items()}
+    return {"scores": scores, "groups": groups, **figures, "seconds": np.array(time.perf_counter() - began)}
+
+
+def _probe(rows: np.ndarray, task: Task, folds: list[Fold], settings: ProbeSettings, probe: str) -> list[np.ndarray]:
+    if task.ranking and not probe.startswith("mlp"):  # the MLP learns the first new interest, as supervised methods do
+        return ranking_scores(rows, task.truth, task.candidates, folds, settings.grid)
+    if probe.startswith("mlp"):
+        return mlp_scores(rows, task.labels, folds, settings.seed)
+    return out_of_fold_scores(rows, task.labels, folds, settings.grid)
+
+
+def _fewer(fold: Fold, labels: np.ndarray, share: float, seed: int) -> Fold | None:
+    """The fold with a share of its training users; a fifth of these chooses C. None where a class would have fewer than four."""
+    order = np.random.default_rng(seed).permutation(fold.train)[: max(1, round(share * len(fold.train)))]
+    kept = np.sort(order)
+    if np.bincount(labels[kept], minlength=labels.max() + 1).min() < 4:
+        return None
+    classes = [kept[labels[kept] == one] for one in range(labels.max() + 1)]
+    judge = np.sort(np.concatenate([one[: max(1, len(one) // 5)] for one in classes]))
+    return Fold(fold.repeat, kept, fold.test, [(np.setdiff1d(kept, judge), judge)])
