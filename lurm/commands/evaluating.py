@@ -19,6 +19,7 @@ def add(commands) -> None:
     evaluate.add_argument("--directory", metavar="DIR", help="where results go (default: evaluation/NAME)")
     evaluate.add_argument("--methods", metavar="A,B", help="run these and the baseline; the tables show the others too, where they are kept")
     evaluate.add_argument("--tasks", metavar="A,B", help="tasks, or groups of tasks (default: all)")
+    evaluate.add_argument("--probes", metavar="A,B", help="some of the configured probes: logistic, logistic-dimension, mlp (default: all)")
     evaluate.add_argument("--fresh", default="", metavar="A,B", help="throw away what is kept of these methods first")
     evaluate.add_argument("--tables", action="store_true", help="run nothing: tables and page of what is kept")
     evaluate.add_argument("--quiet", action="store_true", help="only warnings and the result")
@@ -26,11 +27,12 @@ def add(commands) -> None:
 
 def _evaluate(options) -> int:
     from lurm.evaluation.evaluation import evaluate
-    from lurm.evaluation.evaluation_settings import load_evaluation
+    from lurm.evaluation.evaluation_settings import load_evaluation, with_probes
     from lurm.report.evaluation_page import evaluation_page
     from lurm.report.page import write_page
 
     settings = load_evaluation(options.config)
+    settings = with_probes(settings, _names(options.probes)) if options.probes else settings
     directory = options.directory or str(Path("evaluation") / settings.name)
     methods = [] if options.tables else _names(options.methods)
     found = evaluate(settings, options.data, directory, methods, _names(options.tasks), _names(options.fresh) or ())

@@ -10,7 +10,7 @@ import os
 import tomllib
 import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lurm.config import BUNDLED
@@ -157,6 +157,15 @@ def load_evaluation(path: str) -> EvaluationSettings:
     if settings.baseline not in [name for methods in settings.methods for name in methods.names]:
         raise ConfigError(f"Expected the baseline {settings.baseline!r} among the methods, got none of that name; add it to [[methods]].")
     return settings
+
+
+def with_probes(settings: EvaluationSettings, kinds: typing.Sequence[str]) -> EvaluationSettings:
+    """The same with some of its probes, in their order; raises ConfigError for one that it does not have."""
+    for kind in kinds:
+        _known(kind, settings.probe.kinds, "--probes")
+    chosen = tuple(kind for kind in settings.probe.kinds if kind in kinds)
+    methods = tuple(replace(of, probes=tuple(kind for kind in of.probes or settings.probe.kinds if kind in chosen)) for of in settings.methods)
+    return replace(settings, probe=replace(settings.probe, kinds=chosen), methods=tuple(of for of in methods if of.probes))
 
 
 def contrasts_of(settings: EvaluationSettings) -> list[Contrast]:

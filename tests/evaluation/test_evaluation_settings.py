@@ -6,7 +6,7 @@ from lurm.config import BUNDLED
 from lurm.errors import ConfigError
 from lurm.evaluation.baselines.method import Budget
 from lurm.evaluation.baselines.registry import METHODS
-from lurm.evaluation.evaluation_settings import budget_fields, load_evaluation
+from lurm.evaluation.evaluation_settings import budget_fields, load_evaluation, with_probes
 from lurm.evaluation.harness import jobs_of
 
 SMALL = """
@@ -70,3 +70,11 @@ def test_files_methods_and_budgets_that_nobody_knows(tmp_path):
     file.write_text(SMALL.replace('"tfidf"', '"tfidf", "tfudf"'))
     with pytest.raises(ConfigError, match="name of a method in .*got 'tfudf'"):
         jobs_of(load_evaluation(str(file)), METHODS)
+
+
+def test_some_of_the_probes():
+    settings = load_evaluation("evaluate_online_retail")
+    some = with_probes(settings, ["mlp"])
+    assert some.probe.kinds == ("mlp",) and 0 < len(jobs_of(some, METHODS)) < len(jobs_of(settings, METHODS)), "methods of other probes are left out"
+    with pytest.raises(ConfigError, match="--probes"):
+        with_probes(settings, ["boosting"])
