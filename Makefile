@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 AIRFLOW_READY := $(VENV)/.installed-airflow
 
-.PHONY: install demo airflow test test-quick lint bench evaluate clean
+.PHONY: install demo airflow test test-quick test-long lint bench evaluate clean
 
 demo: $(READY)
 	@$(BIN)/lurm demo --directory demo
@@ -20,10 +20,14 @@ airflow: $(AIRFLOW_READY) java
 SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
 
 test: $(AIRFLOW_READY) java
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not long"
+
+# A real cluster whose workers are killed, kill -9 in every stage, trainings whose processes are killed.
+test-long: $(AIRFLOW_READY) java
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 test-quick: $(AIRFLOW_READY) java
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not long"
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/lint-imports --config setup.cfg

@@ -19,6 +19,7 @@ from lurm.errors import ConfigError
 from lurm.limits import check_limits
 
 BUNDLED = Path(__file__).parent / "configs"
+EVALUATION = "evaluate_"  # files of that name are of `lurm evaluate`
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,11 @@ class Config:
     service: ServiceSettings = field(default_factory=ServiceSettings)
 
 
+def bundled_names() -> list[str]:
+    """The configurations that come with lurm, by the name that --config takes."""
+    return sorted(entry.stem for entry in BUNDLED.glob("*.toml") if not entry.stem.startswith(EVALUATION))
+
+
 def load_config(path: str | None = None, overrides: typing.Sequence[str] = ()) -> Config:
     """Read settings from a TOML file (a path, or the name of a bundled one such as `demo`) and apply `section.field=value` overrides.
 
@@ -272,7 +278,7 @@ def _read_toml(path: str) -> dict:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(sorted(entry.stem for entry in BUNDLED.glob("*.toml")))
+        known = ", ".join(bundled_names())
         raise ConfigError(f"Expected a configuration file at {path!r}, found none; give a path to a TOML file or one of: {known}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"Expected TOML in {path!r}, could not read it ({error}); mend the file.") from None

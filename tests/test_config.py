@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lurm.config import BUNDLED, Config, SmenSettings, fingerprint, load_config, to_dict
+from lurm.config import Config, SmenSettings, bundled_names, fingerprint, load_config, to_dict
 from lurm.errors import ConfigError
 
 
@@ -80,7 +80,7 @@ def test_an_unknown_file_lists_the_bundled_ones(tmp_path):
         load_config(str(tmp_path / "none.toml"))
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in BUNDLED.glob("*.toml")))
+@pytest.mark.parametrize("name", bundled_names())
 def test_bundled_configurations_load(name):
     assert load_config(name) != Config()
 

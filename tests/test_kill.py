@@ -93,6 +93,7 @@ def read_all_or_nothing(store: Store, complete: dict[str, int]) -> str | None:
     return table.as_of
 
 
+@pytest.mark.long
 def test_kill_9_in_every_stage(finished, world, tmp_path):
     done, reports = finished
     store, rng = Store(str(tmp_path / "warehouse")), np.random.default_rng(11)

@@ -204,6 +204,7 @@ def undisturbed(finished, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_of_torchrun_have_the_loss_of_one(undisturbed, finished, tmp_path):
     alone = make_context(copy_of(finished, tmp_path / "alone"), AS_OF, None, *SLOW_ENOUGH)
     run(alone, ["train-smen"])
@@ -214,6 +215,7 @@ def test_two_processes_of_torchrun_have_the_loss_of_one(undisturbed, finished, t
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_torchrun_and_the_next_one_goes_on(undisturbed, finished, tmp_path, rank):
     warehouse = copy_of(finished, tmp_path / "warehouse")
@@ -231,6 +233,7 @@ def test_a_killed_process_ends_torchrun_and_the_next_one_goes_on(undisturbed, fi
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_ends_the_distributor_with_one_sentence(undisturbed, finished, spark, tmp_path):
     warehouse = copy_of(finished, tmp_path / "warehouse")
     context = make_context(warehouse, AS_OF, lambda: spark, *SLOW_ENOUGH, "smen.processes=2")
@@ -246,6 +249,7 @@ def test_a_killed_process_ends_the_distributor_with_one_sentence(undisturbed, fi
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_item_encoder_goes_on_too(finished, tmp_path):
     settings = [*SMALL, *SLOW_ENOUGH, "encoder.max_steps=60", "encoder.epochs=50", "encoder.patience=50"]
     whole, warehouse = copy_of(finished, tmp_path / "whole"), copy_of(finished, tmp_path / "warehouse")
