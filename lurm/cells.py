@@ -4,7 +4,8 @@ In: unit centroids (K, d) float32, put into about 4 sqrt(K) cells, and unit vect
 its n_probes nearest cells, and its cosine. Where the processor is quick in bfloat16 (lurm/rough_products.py) a first pass in bfloat16 finds
 the cells that can hold the nearest; what is told is always compared in float32.
 
-Memory beyond the input: the centroids twice, and about 150 MB a thread. Vectors may be a memory map.
+Memory beyond the input: the centroids twice, and for each thread a block of vectors and at most about MOST_PAIRS pairs of a vector
+and a cell. Vectors may be a memory map.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from lurm.rough_products import MARGIN, available, bits, one_thread_a_product, p
 
 CELLS_PER_ROOT = 4.0  # cells are this times sqrt(K): many small ones hold fewer centroids that are looked at in vain
 ITERATIONS = 6
-BLOCK_ROWS, TILE_ROWS = 131_072, 2_048  # vectors that are sorted by cell together; rows of a product
+BLOCK_ROWS, TILE_ROWS = 131_072, 2_048  # vectors that are sorted by cell together, at most; rows of a product
+MOST_PAIRS = 4_000_000  # of a vector and a cell in a block: with every cell looked into a block is smaller
 COLUMNS, HEIGHTS = 32, (128, 256, 512, 1_024, TILE_ROWS)  # of products in bfloat16
 FEWEST_PROBES = 4
 NOTHING = np.int16(-32_768)
@@ -72,12 +74,14 @@ def _rough(middles: np.ndarray, ordered: np.ndarray, starts: np.ndarray) -> Roug
 def search(vectors: np.ndarray, cells: Cells, n_probes: int, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
     """ids (n,) int32 and cosine (n,) float32 of the nearest centroid in the n_probes nearest cells; of equal ones the lowest number wins."""
     ids, cosine = np.empty(len(vectors), np.int32), np.empty(len(vectors), np.float32)
+    n_probes = min(n_probes, len(cells.middles))
+    n_rows = min(BLOCK_ROWS, max(TILE_ROWS, MOST_PAIRS // n_probes))
 
     def one(start: int) -> None:
-        rows = slice(start, start + BLOCK_ROWS)
-        ids[rows], cosine[rows] = _search_block(np.asarray(vectors[rows]), cells, min(n_probes, len(cells.middles)))
+        rows = slice(start, start + n_rows)
+        ids[rows], cosine[rows] = _search_block(np.asarray(vectors[rows]), cells, n_probes)
 
-    list(pool.map(one, range(0, len(vectors), BLOCK_ROWS)))
+    list(pool.map(one, range(0, len(vectors), n_rows)))
     return ids, cosine
 
 

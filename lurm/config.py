@@ -235,9 +235,9 @@ class Config:
     service: ServiceSettings = field(default_factory=ServiceSettings)
 
 
-def bundled_names() -> list[str]:
-    """The configurations that come with lurm, by the name that --config takes."""
-    return sorted(entry.stem for entry in BUNDLED.glob("*.toml") if not entry.stem.startswith(EVALUATION))
+def bundled_names(of_evaluations: bool = False) -> list[str]:
+    """The configurations of runs that come with lurm, by the name that --config takes; or those of `lurm evaluate`."""
+    return sorted(entry.stem for entry in BUNDLED.glob("*.toml") if entry.stem.startswith(EVALUATION) == of_evaluations)
 
 
 def load_config(path: str | None = None, overrides: typing.Sequence[str] = ()) -> Config:
@@ -246,7 +246,7 @@ def load_config(path: str | None = None, overrides: typing.Sequence[str] = ()) -
     Raises ConfigError for a missing file, broken TOML, an unknown name (with the nearest known one), a value of the wrong type or one
     outside the limits of `lurm.limits`.
     """
-    tree = _read_toml(path) if path else {}
+    tree = read_toml(path, bundled_names()) if path else {}
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
@@ -272,14 +272,14 @@ def _plain(part):
     return dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part
 
 
-def _read_toml(path: str) -> dict:
+def read_toml(path: str, known: typing.Sequence[str], what: str = "a configuration file") -> dict:
+    """A TOML file, by its path or the name of a bundled one; raises ConfigError, which lists the `known` names, if it cannot be read."""
     bundled = BUNDLED / f"{path}.toml"
     file = bundled if bundled.exists() and not os.path.isfile(path) else Path(path)
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(bundled_names())
-        raise ConfigError(f"Expected a configuration file at {path!r}, found none; give a path to a TOML file or one of: {known}.") from None
+        raise ConfigError(f"Expected {what} at {path!r}, found none; give a path to a TOML file or one of: {', '.join(known)}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"Expected TOML in {path!r}, could not read it ({error}); mend the file.") from None
 

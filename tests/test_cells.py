@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from planted_directions import either, planted, unit  # noqa: F401
 
+from lurm import cells as cells_module
 from lurm.cells import cells_of, probes_for
 from lurm.kmeans import assign
 from lurm.two_level import fit_two_level, search_two_level
@@ -71,3 +72,16 @@ def test_every_centroid_lies_in_one_cell(many, either):  # noqa: F811
     assert sorted(cells.order.tolist()) == list(range(777)) and cells.starts[0] == 0 and cells.starts[-1] == 777
     np.testing.assert_array_equal(cells.sorted, many[0][:777][cells.order])
     assert (cells.rough is not None) == (either == "bfloat16")
+
+
+def test_blocks_become_smaller_where_many_cells_are_looked_into_and_change_nothing(many, monkeypatch):
+    vectors, centroids = many[0], many[1][:900]
+    whole = search_two_level(vectors, centroids, n_probes=100)
+    blocks = []
+    monkeypatch.setattr(cells_module, "MOST_PAIRS", 300_000)
+    kept = cells_module._search_block
+    monkeypatch.setattr(cells_module, "_search_block", lambda block, *more: blocks.append(len(block)) or kept(block, *more))
+    parts = search_two_level(vectors, centroids, n_probes=100)
+    assert max(blocks) * 100 <= 300_000 and sum(blocks) == len(vectors)
+    np.testing.assert_array_equal(parts[0], whole[0])
+    np.testing.assert_allclose(parts[1], whole[1], atol=1e-6)

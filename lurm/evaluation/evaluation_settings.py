@@ -6,14 +6,11 @@ nearest known one, and so is what could not mean anything; nothing is read but t
 
 import dataclasses
 import difflib
-import os
-import tomllib
 import types
 import typing
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from lurm.config import BUNDLED
+from lurm.config import bundled_names, read_toml
 from lurm.errors import ConfigError
 from lurm.periods import parse_as_of
 
@@ -125,7 +122,7 @@ class EvaluationSettings:
 
 def load_evaluation(path: str) -> EvaluationSettings:
     """Read and check a file; raises ConfigError with one sentence for what cannot be."""
-    settings = _build(EvaluationSettings, _read(path), "")
+    settings = _build(EvaluationSettings, read_toml(path, bundled_names(of_evaluations=True), "an evaluation's configuration"), "")
     parse_as_of(settings.cut)
     views = [view.name for view in settings.views]
     for place, task in enumerate(settings.tasks):
@@ -192,18 +189,6 @@ def budget_fields(budget: dict, over: dict, cls: type) -> dict:
     if "search" in merged:
         merged["search"] = {name: tuple(values) for name, values in merged["search"].items()}
     return merged
-
-
-def _read(path: str) -> dict:
-    bundled = BUNDLED / f"{path}.toml"
-    file = bundled if bundled.exists() and not os.path.isfile(path) else Path(path)
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(entry.stem for entry in BUNDLED.glob("evaluate_*.toml")))
-        raise ConfigError(f"Expected an evaluation's configuration at {path!r}, found none; give a path to a TOML file or one of: {known}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"Expected TOML in {path!r}, could not read it ({error}); mend the file.") from None
 
 
 def _known(name: str, known: typing.Sequence[str], where: str) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lurm.config import BUNDLED
+from lurm.config import bundled_names
 from lurm.errors import ConfigError
 from lurm.evaluation.baselines.method import Budget
 from lurm.evaluation.baselines.registry import METHODS
@@ -22,7 +22,7 @@ kind = "activity"
 """
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in BUNDLED.glob("evaluate_*.toml")))
+@pytest.mark.parametrize("name", bundled_names(of_evaluations=True))
 def test_bundled_evaluations_are_whole(name):
     settings = load_evaluation(name)
     jobs = jobs_of(settings, METHODS)
