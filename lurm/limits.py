@@ -171,6 +171,9 @@ def check_limits(tree: Mapping) -> None:
     n_interests = tree["interests"]["n_interests"]
     if n_interests < 0 or n_interests == 1:
         raise ConfigError(f"Setting 'interests.n_interests' expects 0 (derive it) or at least 2, got {n_interests}; mend its value.")
+    if tree["smen"]["memory"] and tree["smen"]["n_anchors"] < 2:
+        raise ConfigError(f"Setting 'smen.memory' expects smen.n_anchors of at least 2, one of them the memory, got {tree['smen']['n_anchors']}; "
+                          "give more anchors or set smen.memory=false.")
     encoder_dim, smen_dim = tree["encoder"]["dim"], tree["smen"]["dim"]
     if tree["smen"]["start_from_centroids"] and encoder_dim != smen_dim:
         raise ConfigError(

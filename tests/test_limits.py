@@ -45,12 +45,18 @@ def test_a_value_outside_its_limits_is_one_sentence_with_the_allowed_values(over
 
 
 @pytest.mark.parametrize("override", [
-    "smen.batch_size=2", "smen.n_anchors=1", "smen.disjoint_share=0", "smen.disjoint_share=1", "smen.min_window_share=0", "smen.scales=month",
+    "smen.batch_size=2", "smen.n_anchors=2", "smen.disjoint_share=0", "smen.disjoint_share=1", "smen.min_window_share=0", "smen.scales=month",
     "smen.scales=year", "smen.year_blocks=rolling", "encoder.length_percentile=100", "interests.n_interests=0", "interests.n_interests=2",
     "events.type_weights=click:0,buy:3", "events.time_format=dd.MM.yyyy", "events.csv_separator=;", "gate.max_zero_share=0", "seed=0",
 ])
 def test_the_border_itself_is_allowed(override):
     load_config(None, [override])
+
+
+def test_a_memory_is_one_anchor_beside_others():
+    with pytest.raises(ConfigError, match="'smen.memory' expects smen.n_anchors of at least 2, one of them the memory, got 1; give more anchors"):
+        load_config(None, ["smen.n_anchors=1"])
+    load_config(None, ["smen.n_anchors=1", "smen.memory=false"])
 
 
 def test_the_sentence_lists_the_choices():

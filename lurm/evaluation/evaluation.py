@@ -64,7 +64,7 @@ def evaluate(
     facts = _facts(settings, dataset, made, notes)
     for fact in facts:
         log.info("%s", fact)
-    measures = make_measures(settings.probe, made, dataset.n_events)
+    measures = make_measures(settings.probe, made, dataset.n_events, dataset.users.tolist())
     outcomes = Harness(settings, dataset, made, measures, kept, registry).run(jobs, chosen)
     rows = [*result_rows(settings, made, outcomes, measures), *contrast_rows(settings, made, outcomes, measures)]
     runs = run_rows(settings, outcomes, len(dataset.history.items))

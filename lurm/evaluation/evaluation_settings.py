@@ -41,6 +41,7 @@ class ProbeSettings:
     grid: tuple[float, ...] = (1.0, 10.0, 100.0)  # C of the logistic regression, chosen on a held-out fifth of the training users
     resamples: int = 1_000  # of the users, for the intervals
     label_shares: tuple[float, ...] = (0.1, 0.25, 0.5)  # of the training users, for the curve over labels; empty for none
+    validation_share: float = 0.5  # of the users, by hash: recipes are chosen by their figures alone, and those of the others (test) are told beside
     history_groups: int = 4  # of users, by their number of events
     seed: int = 17
 

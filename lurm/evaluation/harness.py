@@ -25,7 +25,7 @@ from lurm.evaluation.readings import Measures, figures_of, read_features, read_l
 from lurm.evaluation.resampling import AUC
 from lurm.evaluation.tasks import Task
 
-FORM = 1  # of what is kept: raise it when the same arrays come to mean something else
+FORM = 2  # of what is kept: raise it when the same arrays come to mean something else
 SUPERVISED = "supervised"
 PATIENCE = 20.0  # seconds: a task that takes longer has a line of its own
 # What a method, which is code of any kind, may fail with; a keyboard interrupt is none of these.
@@ -198,7 +198,8 @@ class _JobRun:
 
     def _name(self, probe: str, task: Task, what: str, *more: object) -> str:
         settings = self.harness.measures.settings
-        parts = [settings.folds, self.harness.measures.repeats_of(probe), settings.seed, settings.resamples, settings.history_groups]
+        parts = [settings.folds, self.harness.measures.repeats_of(probe), settings.seed, settings.resamples, settings.history_groups,
+                 settings.validation_share]
         return f"{what}-{fingerprint(self.key, probe, task.digest, parts, [] if probe == SUPERVISED else list(settings.grid), list(more))}"
 
     def _kept(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -14,11 +14,14 @@ import numpy as np
 from lurm.errors import InputError
 from lurm.evaluation.baselines.method import SupervisedMethod
 from lurm.evaluation.evaluation_settings import ProbeSettings
+from lurm.evaluation.linear_probe import linear_scores
 from lurm.evaluation.mlp_probe import mlp_scores
-from lurm.evaluation.probe import Fold, make_folds, out_of_fold_scores
-from lurm.evaluation.ranking_probe import ranking_scores
-from lurm.evaluation.resampling import AUC, METRICS, draw_users, measure, spread
+from lurm.evaluation.probe import Fold, make_folds
+from lurm.evaluation.resampling import AUC, AUC_TEST, AUC_VALIDATION, METRICS, draw_users, measure, spread
 from lurm.evaluation.tasks import Task
+from lurm.sampling import hash_of_text
+
+VALIDATION_SEED = 29  # of its own: who is for validation has nothing to do with folds and samples
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Measures:
     weights: np.ndarray  # (1 + resamples, users) float64
     groups: np.ndarray  # (g, users) float64: 1 for the users of a group by number of events
     group_names: tuple[str, ...]
+    validation: np.ndarray  # (users,) bool: by whom recipes may be chosen
 
     def folds_of(self, task: Task, n_repeats: int) -> list[Fold]:
         return [fold for fold in self.folds[task.name] if fold.repeat < n_repeats]
@@ -42,15 +46,17 @@ class Measures:
         return min(most, self.settings.mlp_repeats) if kind.startswith("mlp") else most
 
 
-def make_measures(settings: ProbeSettings, tasks: Sequence[Task], n_events: np.ndarray) -> Measures:
-    """Folds of every task, resamples of the users (n_events,), and groups of about equal size by number of events."""
+def make_measures(settings: ProbeSettings, tasks: Sequence[Task], n_events: np.ndarray, users: Sequence[str]) -> Measures:
+    """Folds of every task, resamples of the users (n_events,), groups of about equal size by number of events, and who is for validation."""
     folds = {task.name: make_folds(task.labels, settings.folds, settings.repeats, settings.seed, n_inner=1) for task in tasks}
     shares = np.linspace(0, 1, settings.history_groups + 1)[1:-1]  # empty for one group
     edges = np.unique(np.quantile(n_events, shares, method="higher")) if len(shares) else np.zeros(0)
     number = np.searchsorted(edges, n_events, side="right")
     groups = number == np.unique(number)[:, None]
     names = tuple(f"{n_events[group].min()}-{n_events[group].max()}" for group in groups)
-    return Measures(settings, folds, draw_users(len(n_events), settings.resamples, settings.seed), groups.astype(np.float64), names)
+    weights = draw_users(len(n_events), settings.resamples, settings.seed)
+    validation = hash_of_text(users, VALIDATION_SEED) < settings.validation_share
+    return Measures(settings, folds, weights, groups.astype(np.float64), names, validation)
 
 
 def read_features(rows: np.ndarray, task: Task, measures: Measures, probe: str) -> dict[str, np.ndarray]:
@@ -98,16 +104,18 @@ def figures_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _figures(task: Task, folds: list[Fold], parts: Sequence[np.ndarray], measures: Measures, began: float) -> dict[str, np.ndarray]:
     scores = spread(task, folds, parts)
     groups = measure(task, folds, scores, measures.groups)[AUC].mean(axis=0)
-    figures = {metric: values.astype(np.float32) for metric, values in measure(task, folds, scores, measures.weights).items()}
-    return {"scores": scores, "groups": groups, **figures, "seconds": np.array(time.perf_counter() - began)}
+    figures = measure(task, folds, scores, measures.weights)
+    for metric, part in ((AUC_VALIDATION, measures.validation), (AUC_TEST, ~measures.validation)):
+        if part[task.rows].any():
+            figures[metric] = measure(task, folds, scores, measures.weights * part)[AUC]
+    kept = {metric: values.astype(np.float32) for metric, values in figures.items()}
+    return {"scores": scores, "groups": groups, **kept, "seconds": np.array(time.perf_counter() - began)}
 
 
 def _probe(rows: np.ndarray, task: Task, folds: list[Fold], settings: ProbeSettings, probe: str) -> list[np.ndarray]:
-    if task.ranking and not probe.startswith("mlp"):  # the MLP learns the first new interest, as supervised methods do
-        return ranking_scores(rows, task.truth, task.candidates, folds, settings.grid)
-    if probe.startswith("mlp"):
+    if probe.startswith("mlp"):  # of a ranking it learns the first new interest, as supervised methods do
         return mlp_scores(rows, task.labels, folds, settings.seed)
-    return out_of_fold_scores(rows, task.labels, folds, settings.grid)
+    return linear_scores(rows, task.truth, task.candidates, folds, settings.grid, task.scored)
 
 
 def _fewer(fold: Fold, labels: np.ndarray, share: float, seed: int) -> Fold | None:

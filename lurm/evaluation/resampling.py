@@ -15,7 +15,8 @@ from lurm.evaluation.probe import Fold
 from lurm.evaluation.tasks import Task
 
 AUC, ACCURACY, PRECISION, MAP10 = "auc", "accuracy", "average_precision", "map10"
-METRICS = (AUC, ACCURACY, PRECISION, MAP10)
+AUC_VALIDATION, AUC_TEST = "auc_validation", "auc_test"  # of one part of the users each; the probes learn from both
+METRICS = (AUC, ACCURACY, PRECISION, MAP10, AUC_VALIDATION, AUC_TEST)
 
 
 def draw_users(n_users: int, n_resamples: int, seed: int) -> np.ndarray:

@@ -23,7 +23,7 @@ SECONDS_BETWEEN_REPORTS = 5.0
 
 @torch.no_grad()
 def anchor_weights(smen: SMEN) -> np.ndarray:
-    """alpha of all interests, (D, M) float32; each row sums to 1."""
+    """alpha of all interests, (D, M) float32; each row sums to 1. A memory is no anchor of alpha."""
     chunks = torch.arange(smen.n_interests).split(CHUNK)
     return torch.cat([smen.anchor_weights(chunk) for chunk in chunks]).numpy()
 

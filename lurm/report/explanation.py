@@ -10,6 +10,9 @@ In: a trained model and one user's monthly life. Out: `Explanation`, numbers tha
    (Sundararajan, Taly and Yan, 2017) on the straight way from no events to the user's. These add up to the whole difference, up to
    the error of the quadrature, which is told (`gap`). The gradient of a period is then applied to the v_j of step 1.
 
+The memory, where the model has one, is a sum over its periods brought to one length: its parts are exact, each being what the interest adds to the
+sum, along its direction and by the factor that brings the whole sum to that length.
+
 `without` answers another question by computing the vector again: how much shorter the anchor's part would be, along its own direction,
 had the user never touched the interest. Interests help and replace each other, so these numbers need not add up.
 """
@@ -82,11 +85,17 @@ def explain(smen: SMEN, info: dict, life: Lives, end_month: int, n_removed: int 
     with torch.no_grad():
         inputs = {scale: smen.bag_embedding(of_scale, alpha).float() for scale, of_scale in bags.items()}
         vector, silent = _forward(smen, inputs, bags), _forward(smen, {scale: torch.zeros_like(r) for scale, r in inputs.items()}, bags)
+        if smen.memory_scale:
+            memory = smen.memory_sums(bags[smen.memory_scale])
+            vector = smen.with_memory(vector[None], memory)[0]
+            silent = torch.cat([silent, torch.zeros_like(memory)])
     norms = vector.norm(dim=1)
     direction = torch.where(norms[:, None] > 0, vector / norms[:, None].clamp_min(1e-30), torch.zeros_like(vector))  # (M, H)
-    gradients = _mean_gradients(smen, inputs, bags, direction)
+    gradients = _mean_gradients(smen, inputs, bags, direction[: smen.n_recurrent])
     interests = np.unique(torch.cat([of_scale.interest_ids for of_scale in bags.values()]).numpy())
     parts = [_cells(smen, alpha, bags[scale], inputs[scale], gradients[scale], interests) for scale in smen.scales]
+    if smen.memory_scale:
+        parts = [_with_memory(smen, part, bags[scale], interests, direction[-1], scale) for scale, part in zip(smen.scales, parts, strict=True)]
     periods = [(scale, name) for scale in smen.scales for name in _names(scale, bags[scale], info, end_month)]
     result = Explanation(
         interests, periods, np.concatenate([counts for counts, _, _ in parts]), vector.numpy(), norms.double().numpy(),
@@ -102,7 +111,7 @@ def explain(smen: SMEN, info: dict, life: Lives, end_month: int, n_removed: int 
 
 
 def module_contributions(smen: SMEN, interest_ids: Sequence[int], counts: Sequence[float]) -> np.ndarray:
-    """(M, J, H) float64: what each of J interests of one bag contributes to r = ReLU(S); sums over J to r exactly (step 1)."""
+    """(n_recurrent, J, H) float64: what each of J interests of one bag contributes to r = ReLU(S); sums over J to r exactly (step 1)."""
     chosen = torch.as_tensor(np.asarray(interest_ids, np.int64))
     with torch.no_grad():
         vectors, alpha = smen.interest_embedding(chosen).double(), smen.anchor_weights(chosen).double()
@@ -121,7 +130,7 @@ def without_interest(life: Lives, interest: int) -> Lives:
 
 
 def _forward(smen: SMEN, inputs: dict[str, torch.Tensor], bags: dict[str, SparseBags]) -> torch.Tensor:
-    """The user's embedding (M, H) from r (R, M, H) of each scale."""
+    """The recurrent part of the user's embedding (M, H) from r (R, M, H) of each scale."""
     return smen.fuse({scale: last_states(smen.gru_of(scale), inputs[scale], bags[scale]) for scale in smen.scales})[0]
 
 
@@ -144,7 +153,7 @@ def _mean_gradients(smen: SMEN, inputs: dict[str, torch.Tensor], bags: dict[str,
 def _cells(smen: SMEN, alpha: torch.Tensor, bags: SparseBags, inputs: torch.Tensor, gradients: torch.Tensor, interests: np.ndarray):
     """(P, J) counts, (M, P, J) contributions over time, (M, P, J) contributions within the period, of one scale."""
     shape = (len(bags.steps), len(interests))
-    counts, over_time, within = np.zeros(shape, np.int64), np.zeros((smen.n_anchors, *shape)), np.zeros((smen.n_anchors, *shape))
+    counts, over_time, within = np.zeros(shape, np.int64), np.zeros((smen.n_recurrent, *shape)), np.zeros((smen.n_recurrent, *shape))
     own = torch.nn.functional.normalize(inputs.double(), dim=2)
     for row, (start, stop) in enumerate(zip(bags.offsets[:-1].tolist(), bags.offsets[1:].tolist(), strict=True)):
         chosen = bags.interest_ids[start:stop]
@@ -156,6 +165,21 @@ def _cells(smen: SMEN, alpha: torch.Tensor, bags: SparseBags, inputs: torch.Tens
         over_time[:, row, places] = (((gradients[row] * mask) @ vectors.T) * scale).numpy()
         within[:, row, places] = (((own[row] * mask) @ vectors.T) * scale).numpy()
     return counts, over_time, within
+
+
+def _with_memory(smen: SMEN, cells: tuple, bags: SparseBags, interests: np.ndarray, direction: torch.Tensor, scale: str) -> tuple:
+    """`_cells` with one row more: the parts of the memory, zero at the other scale."""
+    counts, over_time, within = cells
+    whole, own = np.zeros((2, *counts.shape))
+    if scale == smen.memory_scale:
+        factor = float(smen.memory_length) / max(float(smen.memory_sums(bags).double().norm()), 1e-12)
+        rows = torch.nn.functional.normalize(smen.memory_of_rows(bags).double(), dim=1)
+        for row, (start, stop) in enumerate(zip(bags.offsets[:-1].tolist(), bags.offsets[1:].tolist(), strict=True)):
+            chosen = bags.interest_ids[start:stop]
+            adds = smen.memory[chosen].double() * torch.log1p(bags.counts[start:stop].double())[:, None]
+            places = np.searchsorted(interests, chosen.numpy())
+            whole[row, places], own[row, places] = (adds @ direction.double()).numpy() * factor, (adds @ rows[row]).numpy()
+    return counts, np.concatenate([over_time, whole[None]]), np.concatenate([within, own[None]])
 
 
 def _names(scale: str, bags: SparseBags, info: dict, end_month: int) -> list[str]:

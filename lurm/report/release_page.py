@@ -163,6 +163,12 @@ def _anchors(view: ReleaseView) -> Html:
             tag("button", "Show on the map", type="button", data_anchor=anchor, data_jump="yes", aria_pressed="false"),
             class_="card", style=f"--dot:{colour_of(anchor)}",
         ))
+    for anchor in range(n_anchors, len(bars)):  # the memory: every interest flows into it
+        cards.append(tag(
+            "div", tag("h3", tag("span", class_="dot"), f"Anchor {anchor}", tag("span", "memory", class_="quiet")),
+            tag("p", "What a whole life adds up to, in the principal directions of lives: its direction differs between users, its length does not."),
+            tag("p", f"Length: {quantiles[anchor][1]:.2f}", class_="quiet"), class_="card", style=f"--dot:{colour_of(anchor)}",
+        ))
     mean = f" An interest alone spreads with {per_interest:.2f}." if per_interest is not None else ""
     return tag(
         "section", tag("h2", "Anchors"),

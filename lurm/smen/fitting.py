@@ -20,6 +20,7 @@ from lurm.bag_of_interests import Lives, concatenate
 from lurm.config import SmenSettings
 from lurm.contrastive import nt_xent
 from lurm.errors import CollapseError, InputError
+from lurm.smen.memory import fit_memory
 from lurm.smen.model import SMEN, ProjectionHead, anchor_entropy, initialise, initialise_head
 from lurm.smen.windows import Bags, Windows, bags_of_windows, draw_windows, trainable_users
 from lurm.training import History, LoopSettings, autocast, choose_device, choose_precision, fit
@@ -62,7 +63,7 @@ def fit_smen(
     def loss_of(bags: Bags) -> torch.Tensor:
         months, years = (scale.to(device) if scale is not None else None for scale in bags)
         with autocast(device, precision):
-            projected = head(smen(months, years))
+            projected = head(smen.recurrent(months, years))
         return nt_xent(*projected.chunk(2), settings.temperature)
 
     held_out = held_out.take(trainable_users(held_out)[: settings.max_held_out_users])
@@ -73,7 +74,7 @@ def fit_smen(
         with torch.no_grad(), autocast(device, precision):
             left, losses = [], []
             for users, (months, years) in fixed:
-                embeddings = smen(*(scale.to(device) if scale is not None else None for scale in (months, years)))
+                embeddings = smen.recurrent(*(scale.to(device) if scale is not None else None for scale in (months, years)))
                 losses.append(users * float(nt_xent(*head(embeddings).chunk(2), settings.temperature, gather=False)))
                 left.append(embeddings[:users].float().flatten(1))
         usage, interest = anchor_entropy(smen)
@@ -102,6 +103,8 @@ def fit_smen(
         evaluate=evaluate if fixed else None,
         progress=progress,
     )
+    if settings.memory:
+        fit_memory(smen, stream(0), settings.year_blocks, grid_start, seed)
     health = look() | {"held_out_users": len(held_out.user_ids) if fixed else 0} | {"one_month_users": counted.get("one_month_users", 0)}
     return smen, head, history, health
 
@@ -109,8 +112,8 @@ def fit_smen(
 def build(n_interests: int, settings: SmenSettings, seed: int, centroids: np.ndarray | None = None) -> tuple[SMEN, ProjectionHead]:
     """Encoder and head with their first weights."""
     sparse = {"on": True, "off": False}.get(settings.sparse_gradients, n_interests > SPARSE_ABOVE)
-    smen = SMEN(n_interests, settings.n_anchors, settings.dim, tuple(settings.scales.split("+")), settings.shared_gru, sparse)
-    head = ProjectionHead(settings.n_anchors, settings.dim)
+    smen = SMEN(n_interests, settings.n_anchors, settings.dim, tuple(settings.scales.split("+")), settings.shared_gru, sparse, settings.memory)
+    head = ProjectionHead(smen.n_recurrent, settings.dim)
     generator = torch.Generator().manual_seed(seed)
     usable = settings.start_from_centroids and centroids is not None and centroids.shape == (n_interests, settings.dim)
     initialise(smen, generator, torch.as_tensor(np.array(centroids)) if usable else None)

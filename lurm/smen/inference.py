@@ -23,14 +23,15 @@ PERIODS_PER_BATCH = {"cpu": 4_096, "cuda": 131_072}
 
 def save_model(directory: Path, smen: SMEN, info: dict) -> None:
     """Write the weights and `info`: grid_start and year_blocks, plus whatever names the model (model_id, space_id, encoder_id, ...)."""
-    shape = {name: getattr(smen, name) for name in ("n_interests", "n_anchors", "dim", "shared_gru")} | {"scales": list(smen.scales)}
+    shape = {name: getattr(smen, name) for name in ("n_interests", "n_anchors", "dim", "shared_gru")}
+    shape |= {"scales": list(smen.scales), "memory": smen.memory_scale is not None}
     save_tensors(directory, smen.state_dict(), info | shape)
 
 
 def load_model(directory: Path) -> tuple[SMEN, dict]:
     """The encoder in eval mode on the CPU, and its info; raises StoreError when the files are damaged."""
     tensors, info = load_tensors(directory)
-    smen = SMEN(info["n_interests"], info["n_anchors"], info["dim"], tuple(info["scales"]), info["shared_gru"])
+    smen = SMEN(info["n_interests"], info["n_anchors"], info["dim"], tuple(info["scales"]), info["shared_gru"], memory=info.get("memory", False))
     smen.load_state_dict(tensors)
     return smen.eval().requires_grad_(False), info
 
@@ -52,7 +53,7 @@ def embed(
     """
     smen = smen.to(device).eval()
     stored = years is not None and info.get("year_blocks", CALENDAR) == CALENDAR
-    alpha = smen.anchor_weights(torch.arange(smen.n_interests, device=device))  # (D, M), the same for all users
+    alpha = smen.anchor_weights(torch.arange(smen.n_interests, device=device))  # the same for all users
     result = np.empty((len(months.user_ids), smen.n_anchors * smen.dim), dtype=np.float32)
     budget = PERIODS_PER_BATCH[torch.device(device).type] * 1_280 // (smen.n_anchors * smen.dim)
     for users in batches_of_users(months, end_month, batch_size, max(1, budget)):

@@ -7,6 +7,11 @@ In: SparseBags of months and of years. Out: (B, M, H), one vector of width H for
     r̃^i = s * months + (1 - s) * years,  s = sigmoid(gate([months; years]))                                           (7)
 
 Nothing in eq. 5-6 has a bias, so an empty period gives exactly 0 and no bag needs to be computed for it.
+
+With `memory` the last of the M anchors is no recurrence but what a whole life adds up to, in the principal directions of lives (`lurm.smen.memory`);
+the paper has no such anchor (docs/decisions.md says what it is good for):
+
+    m = sum over years of sum_j log1p(count_j) Wm_j,   r̃^M = length * m / |m|
 """
 
 import torch
@@ -21,7 +26,10 @@ BAGS_AT_A_TIME = 256  # on a CPU, without a gradient: what they read and write s
 
 
 class SMEN(nn.Module):
-    """The encoder. D interests, M anchors, width H; one GRU for all anchors and, unless told otherwise, for both scales."""
+    """The encoder. D interests, M anchors, width H; one GRU for all anchors and, unless told otherwise, for both scales.
+
+    n_recurrent of the anchors are the paper's; with `memory` the last one is the memory, whose weights Wm (D, H) no gradient touches.
+    """
 
     def __init__(
         self,
@@ -31,11 +39,17 @@ class SMEN(nn.Module):
         scales: tuple[str, ...] = SCALES,
         shared_gru: bool = True,
         sparse: bool = False,
+        memory: bool = False,
     ):
         super().__init__()
         self.n_interests, self.n_anchors, self.dim, self.scales, self.shared_gru = n_interests, n_anchors, dim, tuple(scales), shared_gru
+        self.n_recurrent = n_anchors - memory
+        self.memory_scale = (YEAR if YEAR in self.scales else MONTH) if memory else None
         self.interest_embedding = nn.Embedding(n_interests, dim, sparse=sparse)  # We (D, H)
-        self.anchors = nn.Parameter(torch.empty(n_anchors, dim))  # Wa (M, H)
+        self.anchors = nn.Parameter(torch.empty(self.n_recurrent, dim))  # Wa (M, H), or (M - 1, H) beside a memory
+        if memory:
+            self.register_buffer("memory", torch.zeros(n_interests, dim))  # Wm (D, H)
+            self.register_buffer("memory_length", torch.ones(()))
         self.key_projection = nn.Linear(dim, dim, bias=False)  # Wb (H, H)
         self.gru = nn.GRU(dim, dim, batch_first=True)
         if len(self.scales) == 2:
@@ -45,7 +59,14 @@ class SMEN(nn.Module):
         initialise(self, torch.Generator().manual_seed(0))
 
     def forward(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None) -> torch.Tensor:
-        """User embeddings (B, M, H). `alpha` (D, M) is the table of anchor weights when the caller has it already."""
+        """User embeddings (B, M, H). `alpha` (D, n_recurrent) is the table of anchor weights when the caller has it already."""
+        recurrent = self.recurrent(months, years, alpha)
+        if self.memory_scale is None:
+            return recurrent
+        return self.with_memory(recurrent, self.memory_sums(years if self.memory_scale == YEAR else months))
+
+    def recurrent(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None) -> torch.Tensor:
+        """The paper's anchors alone, (B, n_recurrent, H): what training looks at."""
         states = {}
         for scale, bags in ((MONTH, months), (YEAR, years)):
             if scale in self.scales:
@@ -53,6 +74,20 @@ class SMEN(nn.Module):
                 packed = self.bag_embedding(bags, alpha, packing.slots, packing.n_slots)
                 states[scale] = last_states_packed(self.gru_of(scale), packed, packing)
         return self.fuse(states)
+
+    def memory_sums(self, bags: SparseBags) -> torch.Tensor:
+        """m (B, H) of the users of a batch: the sum of their rows, oldest first."""
+        rows = self.memory_of_rows(bags)
+        return rows.new_zeros(len(bags.n_steps), self.dim).index_add_(0, bags.users, rows)
+
+    def memory_of_rows(self, bags: SparseBags) -> torch.Tensor:
+        """(R, H): what each row adds to m."""
+        return functional.embedding_bag(bags.interest_ids, self.memory, bags.offsets, mode="sum", per_sample_weights=torch.log1p(bags.counts),
+                                        include_last_offset=True)  # fmt: skip
+
+    def with_memory(self, recurrent: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+        """(B, M, H) from the paper's anchors and m (B, H): a direction of one length for everybody, zero for who has done nothing."""
+        return torch.cat([recurrent, (functional.normalize(sums, dim=1) * self.memory_length)[:, None]], dim=1)
 
     def gru_of(self, scale: str) -> nn.GRU:
         return self.gru if self.shared_gru or scale == MONTH or len(self.scales) == 1 else self.year_gru
@@ -65,7 +100,7 @@ class SMEN(nn.Module):
         return share * states[MONTH] + (1 - share) * states[YEAR]
 
     def anchor_weights(self, interest_ids: torch.Tensor) -> torch.Tensor:
-        """alpha (n, M) of n interests; each row sums to 1 over the anchors (eq. 6)."""
+        """alpha (n, n_recurrent) of n interests; each row sums to 1 over the anchors (eq. 6)."""
         return self._weights_of(self.interest_embedding(interest_ids))
 
     def bag_embedding(self, bags: SparseBags, alpha: torch.Tensor | None = None, places: torch.Tensor | None = None,
@@ -172,9 +207,9 @@ def initialise(smen: SMEN, generator: torch.Generator, centroids: torch.Tensor |
     smen.key_projection.weight.copy_(_orthogonal(dim, generator))
     keys = smen.key_projection(functional.relu(vectors[:50_000]))
     mean_key = functional.normalize(keys.mean(0, keepdim=True), dim=1)
-    anchors = torch.randn(smen.n_anchors, dim, generator=generator).to(keys.device)
+    anchors = torch.randn(smen.n_recurrent, dim, generator=generator).to(keys.device)
     anchors -= anchors @ mean_key.T @ mean_key
-    if smen.n_anchors < dim:
+    if smen.n_recurrent < dim:
         anchors = torch.linalg.qr(anchors.T)[0].T
     spread = (keys @ anchors.T).std(0, correction=0)
     smen.anchors.copy_(anchors / torch.where(spread > 1e-6, spread, torch.ones_like(spread))[:, None])

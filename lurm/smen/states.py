@@ -6,7 +6,8 @@ Three steps replace the recurrence over a whole life: `fold` gives the state of 
 period, `finish` takes it over the open month and the open year and fuses them into the embedding. The result is that of
 `lurm.smen.inference.embed`, to the bit where products of matrices do not depend on the number of their rows (see recurrence._product).
 
-Shapes: B users, M anchors, H width; a state is (B, M x H) float32, one for each scale of the model.
+Shapes: B users, R recurrent anchors, H width; a state is (B, R x H) float32, one for each scale of the model. Where the model has a memory, its sum
+over closed periods of its scale stands behind them: (B, R x H + H).
 """
 
 import numpy as np
@@ -36,11 +37,12 @@ def can_keep_states(info: dict, as_of: str) -> bool:
 
 
 def silence(smen: SMEN, info: dict, until: str) -> States:
-    """The state at `until` of a user without events, (M x H,) float32 for each scale."""
+    """The state at `until` of a user without events, float32, one row for each scale."""
     n_steps = {MONTH: month_number(until) - info["grid_start"], YEAR: int(until[:4]) - 1970 - info["grid_start"] // 12}
     with torch.no_grad():
         rows = {scale: states_of_silence(smen.gru_of(scale), max(0, n_steps[scale]))[-1] for scale in smen.scales}
-    return {scale: row.repeat(smen.n_anchors).cpu().numpy() for scale, row in rows.items()}
+    memory = {scale: row.new_zeros(smen.dim if scale == smen.memory_scale else 0) for scale, row in rows.items()}
+    return {scale: torch.cat([row.repeat(smen.n_recurrent), memory[scale]]).cpu().numpy() for scale, row in rows.items()}
 
 
 @torch.no_grad()
@@ -64,21 +66,28 @@ def fold(smen: SMEN, info: dict, months: Lives, years: Lives, until: str, alpha:
 def advance(smen: SMEN, scale: str, states: np.ndarray, period: Lives, alpha: torch.Tensor, device: str = "cpu") -> np.ndarray:
     """States (B, M x H) after one more period; `period` has the same users, those without a row in it were silent."""
     bags = one_step(period).to(device)
-    dim = smen.dim
+    dim, width = smen.dim, smen.n_recurrent * smen.dim
     inputs = smen.bag_embedding(bags, alpha, bags.users, len(states)).float()
-    start = torch.from_numpy(states).to(device).view(-1, dim)
-    return next_states(smen.gru_of(scale), inputs.view(-1, dim), start).view(states.shape).cpu().numpy()
+    start = torch.from_numpy(states).to(device)
+    after = next_states(smen.gru_of(scale), inputs.view(-1, dim), start[:, :width].reshape(-1, dim)).view(-1, width)
+    if scale == smen.memory_scale:
+        after = torch.cat([after, start[:, width:] + smen.memory_sums(bags)], dim=1)
+    return after.cpu().numpy()
 
 
 @torch.no_grad()
 def finish(smen: SMEN, states: States, last: dict[str, Lives], alpha: torch.Tensor, device: str = "cpu") -> np.ndarray:
     """Embeddings (B, M x H) float32: states taken over the open period of each scale, then fused."""
-    shape = (-1, smen.n_anchors, smen.dim)
+    shape, width = (-1, smen.n_recurrent, smen.dim), smen.n_recurrent * smen.dim
     ends = {scale: torch.from_numpy(advance(smen, scale, states[scale], last[scale], alpha, device)).to(device) for scale in smen.scales}
-    return smen.fuse({scale: state.view(shape) for scale, state in ends.items()}).flatten(1).cpu().numpy()
+    vectors = smen.fuse({scale: state[:, :width].reshape(shape) for scale, state in ends.items()})
+    if smen.memory_scale:
+        vectors = smen.with_memory(vectors, ends[smen.memory_scale][:, width:])
+    return vectors.flatten(1).cpu().numpy()
 
 
 def _last(smen: SMEN, scale: str, bags, alpha: torch.Tensor) -> np.ndarray:
     packing = pack(bags)
     packed = smen.bag_embedding(bags, alpha, packing.slots, packing.n_slots)
-    return last_states_packed(smen.gru_of(scale), packed, packing).flatten(1).cpu().numpy()
+    states = last_states_packed(smen.gru_of(scale), packed, packing).flatten(1)
+    return (torch.cat([states, smen.memory_sums(bags)], dim=1) if scale == smen.memory_scale else states).cpu().numpy()

@@ -36,7 +36,7 @@ class Frozen:
 
     smen: SMEN
     info: dict
-    alpha: torch.Tensor  # (D, M): anchor weights of every interest, the same for all users
+    alpha: torch.Tensor  # (D, recurrent anchors): anchor weights of every interest, the same for all users
     device: str
     batch_size: int
 

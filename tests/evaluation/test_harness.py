@@ -36,7 +36,7 @@ def run(tmp_path, registry, chosen=None, events=None, **changes):
     log, items, users = tables()
     dataset = make_dataset(asked, events or log, _catalogue(items), users)
     tasks, _ = make_tasks(dataset, asked.tasks, PROBE.folds)
-    harness = Harness(asked, dataset, tasks, make_measures(PROBE, tasks, dataset.n_events), KeptScores(tmp_path), registry)
+    harness = Harness(asked, dataset, tasks, make_measures(PROBE, tasks, dataset.n_events, dataset.users.tolist()), KeptScores(tmp_path), registry)
     jobs = jobs_of(asked, registry)
     return harness.run(jobs, [job.method for job in jobs] if chosen is None else chosen)
 

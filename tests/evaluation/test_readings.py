@@ -7,8 +7,10 @@ import pytest
 from small_evaluation import PROBE, Shares
 
 from lurm.errors import InputError
+from lurm.evaluation.evaluation_settings import ProbeSettings
 from lurm.evaluation.feature_scales import scaled
-from lurm.evaluation.readings import _fewer, figures_of, make_measures, read_features, read_labels_itself, read_with_fewer_labels
+from lurm.evaluation.readings import Measures, _fewer, figures_of, make_measures, read_features, read_labels_itself, read_with_fewer_labels
+from lurm.evaluation.resampling import measure
 from lurm.evaluation.tasks import Task
 
 
@@ -20,32 +22,36 @@ def planted(n: int = 150, classes: int = 2) -> tuple[np.ndarray, Task]:
     return scaled(features), Task("t", "g", np.arange(n), labels, tuple("abc"[:classes]), truth, np.ones_like(truth))
 
 
+def measures_of(settings: ProbeSettings, tasks: list[Task], n_events: np.ndarray) -> Measures:
+    return make_measures(settings, tasks, n_events, [f"u{number}" for number in range(len(n_events))])
+
+
 @pytest.mark.parametrize("probe", ["logistic", "mlp"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_planted_classes_are_read(probe, classes):
     rows, task = planted(classes=classes)
-    measures = make_measures(replace(PROBE, mlp_repeats=1), [task], np.arange(150) + 4)
+    measures = measures_of(replace(PROBE, mlp_repeats=1), [task], np.arange(150) + 4)
     arrays = read_features(rows, task, measures, probe)
     repeats = 1 if probe == "mlp" else 2
     assert arrays["scores"].shape == (repeats, 150, classes) and np.isfinite(arrays["scores"]).all() and arrays["seconds"] > 0
     shapes = {name: values.shape for name, values in figures_of(arrays).items()}
-    assert shapes == dict.fromkeys(("auc", "accuracy", "average_precision"), (repeats, 61))
+    assert shapes == dict.fromkeys(("auc", "accuracy", "average_precision", "auc_validation", "auc_test"), (repeats, 61))
     assert arrays["auc"][:, 0].min() > 0.75 and arrays["groups"].shape == (2,) and (arrays["groups"] > 0.7).all()
 
 
 def test_groups_are_of_users_with_few_and_with_many_events():
     _, task = planted()
     n_events = np.repeat([20, 30, 40, 50, 900], 30)
-    measures = make_measures(PROBE, [task], n_events)
+    measures = measures_of(PROBE, [task], n_events)
     assert measures.group_names == ("20-30", "40-900") and measures.groups.sum(axis=1).tolist() == [60, 90]
     assert (measures.groups.sum(axis=0) == 1).all()
-    assert make_measures(replace(PROBE, history_groups=1), [task], n_events).group_names == ("20-900",)
-    assert make_measures(PROBE, [task], np.full(150, 7)).group_names == ("7-7",)
+    assert measures_of(replace(PROBE, history_groups=1), [task], n_events).group_names == ("20-900",)
+    assert measures_of(PROBE, [task], np.full(150, 7)).group_names == ("7-7",)
 
 
 def test_fewer_labels_are_part_of_more_and_tell_less():
     rows, task = planted(n=300)
-    measures = make_measures(replace(PROBE, label_shares=(0.1, 0.4)), [task], np.arange(300))
+    measures = measures_of(replace(PROBE, label_shares=(0.1, 0.4)), [task], np.arange(300))
     fold = measures.folds["t"][0]
     few, more = (_fewer(fold, task.labels, share, 0) for share in (0.1, 0.4))
     assert set(few.train) < set(more.train) < set(fold.train) and len(few.train) == 20 and np.array_equal(few.test, fold.test)
@@ -54,12 +60,12 @@ def test_fewer_labels_are_part_of_more_and_tell_less():
     found = read_with_fewer_labels(rows, task, measures, "logistic")
     assert 0.5 < found[0] < read_features(rows, task, measures, "logistic")["auc"][0, 0] + 0.02 and found[0] < found[1] + 0.05
     assert _fewer(fold, task.labels, 0.02, 0) is None
-    assert np.isnan(read_with_fewer_labels(rows, task, make_measures(replace(PROBE, label_shares=(0.01,)), [task], np.arange(300)), "logistic")).all()
+    assert np.isnan(read_with_fewer_labels(rows, task, measures_of(replace(PROBE, label_shares=(0.01,)), [task], np.arange(300)), "logistic")).all()
 
 
 def test_supervised_methods_see_the_same_folds_once_and_are_held_to_their_shape():
     _, task = planted()
-    measures = make_measures(PROBE, [task], np.arange(150))
+    measures = measures_of(PROBE, [task], np.arange(150))
     users = np.array([f"u{number}" for number in range(150)], object)
     method = Shares()
     arrays = read_labels_itself(method, users, task, measures)
@@ -68,3 +74,17 @@ def test_supervised_methods_see_the_same_folds_once_and_are_held_to_their_shape(
     method.scores = lambda *handed: np.full((2, 2), np.nan)
     with pytest.raises(InputError, match=r"Expected finite scores of the shape \(50, 2\) on t, got \(2, 2\)"):
         read_labels_itself(method, users, task, measures)
+
+
+def test_users_for_validation_and_for_test_are_told_apart():
+    rows, task = planted()
+    measures = measures_of(PROBE, [task], np.arange(150))
+    assert 50 < measures.validation.sum() < 100, "half of the users, by hash"
+    whole = read_features(rows, task, measures, "logistic")
+    changed = np.where(measures.validation, 1 - task.labels, task.labels)
+    truth = changed[:, None] == np.arange(2)
+    figures = measure(replace(task, labels=changed, truth=truth), measures.folds["t"], whole["scores"], measures.weights * ~measures.validation)
+    assert np.array_equal(figures["auc"].astype(np.float32), whole["auc_test"], equal_nan=True), "what users for validation do is not seen in it"
+    assert not np.array_equal(whole["auc_test"], whole["auc_validation"])
+    nobody = read_features(rows, task, measures_of(replace(PROBE, validation_share=0.0), [task], np.arange(150)), "logistic")
+    assert "auc_validation" not in nobody and np.array_equal(nobody["auc_test"], nobody["auc"])

@@ -32,7 +32,7 @@ def planted() -> tuple[list[Task], dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
     tasks, features = planted()
-    measures = make_measures(PROBE, tasks, np.arange(N))
+    measures = make_measures(PROBE, tasks, np.arange(N), [f"u{number}" for number in range(N)])
     outcomes = []
     for name, seed in (("words", 0), ("same", 0), ("worse", 0), ("worse", 1)):
         shift = 0.1 * np.random.default_rng(seed).standard_normal((N, 2)) if name == "worse" else 0
@@ -80,7 +80,7 @@ def test_means_are_over_tasks_groups_and_seeds(rows):
         assert one(rows, method=method, task="mean")["value"] == pytest.approx(np.mean(tasks)) == one(rows, method=method, task="mean of g")["value"]
     seeds = [one(rows, method="worse", task="one", seed=seed)["value"] for seed in (0, 1)]
     assert seeds[0] != seeds[1] and one(rows, method="worse", task="one")["value"] == pytest.approx(np.mean(seeds))
-    assert {row["metric"] for row in rows} == {"auc", "accuracy", "average_precision"}
+    assert {row["metric"] for row in rows} == {"auc", "accuracy", "average_precision", "auc_validation", "auc_test"}
 
 
 def test_a_contrast_is_the_difference_turned_around(rows):

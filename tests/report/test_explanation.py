@@ -136,3 +136,23 @@ def test_a_life_without_events_before_the_date_is_refused(small):
         explain(small.smen, small.info, life, int(life.periods[0]))
     with pytest.raises(ValueError, match="got 2 users"):
         explain(small.smen, small.info, small.lives.take(np.array([0, 1])), END)
+
+
+def test_the_memory_is_taken_apart_exactly(small):
+    """A sum over years brought to one length: its parts add up to that length, and the recurrent anchors' parts are as they were."""
+    smen = SMEN(N_INTERESTS, N_ANCHORS + 1, DIM, memory=True).eval()
+    smen.load_state_dict(small.smen.state_dict(), strict=False)
+    smen.memory.normal_(generator=torch.Generator().manual_seed(5))
+    smen.memory_length.fill_(3.0)
+    life = small.lives.take(np.array([0]))
+    found, plain = explain(smen, small.info, life, END), explain(small.smen, small.info, life, END)
+    assert np.allclose(found.contributions[:-1], plain.contributions, atol=1e-6) and np.abs(found.gap).max() < 1e-5
+    assert found.norms[-1] == pytest.approx(3.0, abs=1e-5) and found.silence[-1] == 0
+    months = [place for place, (scale, _) in enumerate(found.periods) if scale == "month"]
+    assert (found.contributions[-1, months] == 0).all(), "it sums years"
+    # By hand: each year adds log1p(count) Wm.
+    adds = sum(np.log1p(counts)[:, None] * smen.memory[found.interests].numpy() for counts, (scale, _) in zip(found.counts, found.periods)
+               if scale == "year")
+    direction = adds.sum(axis=0) / np.linalg.norm(adds.sum(axis=0))
+    assert np.allclose(found.vector[-1], 3 * direction, atol=1e-5)
+    assert np.allclose(found.of_interests()[-1], 3 * adds @ direction / np.linalg.norm(adds.sum(axis=0)), atol=1e-5)

@@ -26,13 +26,15 @@ def random_lives(n_users, seed=0):
                  rng.integers(1, 5, len(ids)).astype(np.int32))
 
 
-@pytest.fixture(scope="module")
-def smen():
-    model = SMEN(25, n_anchors=3, dim=8)
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "memory"])
+def smen(request):
+    model = SMEN(25, n_anchors=3, dim=8, memory=request.param)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.2 * torch.randn(weight.shape, generator=generator)
+    if request.param:
+        model.memory.normal_(generator=generator)
     return model
 
 

@@ -16,12 +16,15 @@ GRID = 600  # 2020-01
 INFO = {"grid_start": GRID, "year_blocks": "calendar", "scales": ["month", "year"]}
 
 
-def model(scales=(MONTH, YEAR), shared=True) -> SMEN:
-    smen = SMEN(25, n_anchors=10, dim=16, scales=scales, shared_gru=shared)
+def model(scales=(MONTH, YEAR), shared=True, memory=False) -> SMEN:
+    smen = SMEN(25, n_anchors=10, dim=16, scales=scales, shared_gru=shared, memory=memory)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in smen.parameters():
             weight += 0.2 * torch.randn(weight.shape, generator=generator)
+        if memory:
+            smen.memory.normal_(generator=generator)
+            smen.memory_length.fill_(2.5)
     return smen.eval().requires_grad_(False)
 
 
@@ -58,8 +61,9 @@ def whole_and_cut(smen: SMEN, months: Lives, end: int) -> tuple[np.ndarray, np.n
 
 @pytest.mark.parametrize("end", [602, 611, 612, 613, 624, 636, 641])  # in the first year, at the ends of years and after them
 @pytest.mark.parametrize(("scales", "shared"), [((MONTH, YEAR), True), ((MONTH, YEAR), False), ((MONTH,), True), ((YEAR,), True)])
-def test_a_life_cut_at_the_open_month_is_the_whole_life(end, scales, shared):
-    whole, cut_off = whole_and_cut(model(scales, shared), random_lives(40), end)
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_life_cut_at_the_open_month_is_the_whole_life(end, scales, shared, memory):
+    whole, cut_off = whole_and_cut(model(scales, shared, memory), random_lives(40), end)
     assert np.array_equal(whole, cut_off) and np.isfinite(whole).all()
 
 

@@ -3,6 +3,8 @@
 In: the shared interests and monthly bags of a history (lurm_foundation). Out: (B, M x H) float32 at the cut, M = 10 and H = 128 unless told
 otherwise. Users without an event are zeros; to the product they would be what the model says of silence.
 
+  memory          the last anchor is the product's memory; false: all anchors are the paper's
+  from_centroids  We starts at the centroids, as the product's does; false: at random, the paper's literal setting
   scales          month+year (eq. 7), month, year
   n_anchors, dim  1 x 128 and 1 x 1280 are the paper's one-anchor rows. Where dim is not the centroids' width, We starts at the centroids
                   turned into dim dimensions (cosines stay), so that the wider module starts no worse
@@ -51,6 +53,7 @@ class Lurm:
     def __init__(
         self, name: str, budget: Budget, seed: int, scales: str = "month+year", n_anchors: int = 10, dim: int = 128,
         n_interests: int | None = None, last_months: int | None = None, soft: bool = False, trained: bool = True,
+        memory: bool = True, from_centroids: bool = True,
     ):  # fmt: skip
         self.name, self.budget, self.seed = name, budget, seed
         self.n_interests, self.last_months, self.soft, self.trained = n_interests, last_months, soft, trained
@@ -58,6 +61,7 @@ class Lurm:
         self.settings = SmenSettings(
             scales=scales, n_anchors=n_anchors, dim=dim, max_steps=budget.steps, batch_size=4 * budget.batch_size, evaluate_every=evaluate_every,
             patience=max(4, budget.steps // evaluate_every // 3), checkpoint_every=1_000_000, min_effective_rank=0.0,
+            memory=memory, start_from_centroids=from_centroids,
         )  # fmt: skip
         self.details: dict = {}
 

@@ -54,12 +54,14 @@ for _interests in D_SWEEP:
     _add("lurm_bags", "Bag", f"lurm-bag-d{_interests}", n_interests=_interests)
 _add("lurm_bags", "Bag", "lurm-bag-soft", soft=True)
 _add("lurm_smen", "Lurm", "lurm")
-_add("lurm_smen", "Lurm", "lurm-months", scales="month")
-_add("lurm_smen", "Lurm", "lurm-years", scales="year")
-_add("lurm_smen", "Lurm", "lurm-1x128", n_anchors=1)
-_add("lurm_smen", "Lurm", "lurm-1x1280", n_anchors=1, dim=1_280)
-_add("lurm_smen", "Lurm", "lurm-untrained", trained=False)
-_add("lurm_smen", "Lurm", "lurm-soft", soft=True)
+_add("lurm_smen", "Lurm", "lurm-smen", memory=False)  # the paper's module, and below it the paper's ablations of it
+_add("lurm_smen", "Lurm", "lurm-literal", memory=False, from_centroids=False)
+_add("lurm_smen", "Lurm", "lurm-months", memory=False, scales="month")
+_add("lurm_smen", "Lurm", "lurm-years", memory=False, scales="year")
+_add("lurm_smen", "Lurm", "lurm-1x128", memory=False, n_anchors=1)
+_add("lurm_smen", "Lurm", "lurm-1x1280", memory=False, n_anchors=1, dim=1_280)
+_add("lurm_smen", "Lurm", "lurm-untrained", memory=False, trained=False)
+_add("lurm_smen", "Lurm", "lurm-soft", memory=False, soft=True)
 for _interests in D_SWEEP:
     _add("lurm_smen", "Lurm", f"lurm-d{_interests}", n_interests=_interests)
 for _suffix, _months in HISTORIES.items():

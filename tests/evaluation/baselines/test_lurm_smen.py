@@ -22,7 +22,8 @@ def test_all_of_a_life_is_what_the_last_hundred_months_are(tiny):
 
 def test_training_changes_the_vectors_and_one_anchor_is_narrow(tiny):
     trained, untrained, narrow = (
-        Lurm("x", BUDGET, 5, n_interests=6, n_anchors=anchors, dim=32, trained=trained) for anchors, trained in ((4, True), (4, False), (1, True))
+        Lurm("x", BUDGET, 5, n_interests=6, n_anchors=anchors, dim=32, trained=trained, memory=anchors > 1)
+        for anchors, trained in ((4, True), (4, False), (1, True))
     )
     for method in (trained, untrained, narrow):
         method.fit(tiny.history)
