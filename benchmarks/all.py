@@ -40,6 +40,7 @@ LEFT_OUT = {
     "all": "it is this one",
     "backfill": "starts Spark for every date",
     "large": "10^8 events",
+    "map": "needs a browser",
     "report": "looks at a warehouse that is there already",
 }
 LIBRARIES = ("numpy", "torch", "triton", "faiss-cpu", "superkmeans", "pyarrow", "deltalake", "duckdb", "polars", "pyspark")

@@ -9,12 +9,12 @@
   const ids = unpack(data.ids, Uint32Array), xs = unpack(data.x, Uint16Array), ys = unpack(data.y, Uint16Array);
   const users = unpack(data.users, Uint32Array), events = unpack(data.events, Uint32Array), anchor = unpack(data.anchor, Uint16Array);
   const share = unpack(data.share, Uint8Array), growth = Float32Array.from(unpack(data.growth, Int16Array), (v) => v / 256);
-  const n = data.n_shown, all = data.n;
+  const n = data.n_shown, all = data.n, many = all > 5000;
   const texts = data.names.map((name, i) => (name + "\n" + data.titles[i].join("\n")).toLowerCase());
   const $ = (id) => document.getElementById(id);
   const card = $("map-card"), search = $("map-search"), found = $("map-found"), hits = $("map-hits"), legend = $("map-legend");
   const number = new Intl.NumberFormat("en");
-  const state = { mode: "anchor", only: null, words: [] };
+  const state = { mode: "anchor", only: null, words: [], chosen: null };
 
   const styles = () => {
     const css = getComputedStyle(document.documentElement), get = (name) => css.getPropertyValue(name).trim();
@@ -24,7 +24,7 @@
     try { const c = document.createElement("canvas"); return !!(c.getContext("webgl2") || c.getContext("webgl")); } catch (e) { return false; }
   })();
   const kind = webgl ? "scattergl" : "scatter";
-  if (!webgl && all > 5000) {
+  if (!webgl && many) {
     box.textContent = "This browser draws no WebGL, which a map of " + number.format(all) + " interests needs.";
     return;
   }
@@ -60,12 +60,12 @@
     return result.length <= 500 ? result : [];  // rings around more points would hide them
   };
   const traces = () => {
-    const style = styles(), chosen = active(), rings = ringed(chosen), size = sizes(), few = chosen ? 0.12 : 0.45;
+    const style = styles(), chosen = state.chosen = active(), rings = ringed(chosen), size = sizes(), few = chosen ? 0.12 : 0.45;
     return [
       { type: kind, mode: "markers", hoverinfo: "none", x: xs.subarray(n), y: ys.subarray(n),
         marker: { color: style.quiet, size: Math.max(2, size.length ? size[size.length - 1] * 0.6 : 4), opacity: few, line: { width: 0 } } },
       { type: kind, mode: "markers", hoverinfo: "none", x: xs.subarray(0, n), y: ys.subarray(0, n),
-        marker: Object.assign({ size: size, opacity: opacity(chosen), line: { width: all > 5000 ? 0 : 0.8, color: style.card } }, colours(style)) },
+        marker: Object.assign({ size: size, opacity: opacity(chosen), line: { width: many ? 0 : 0.8, color: style.card } }, colours(style)) },
       { type: kind, mode: "markers", hoverinfo: "skip", x: rings.map((i) => xs[i]), y: rings.map((i) => ys[i]),
         marker: { symbol: "circle-open", color: style.ink, size: rings.map((i) => size[i] + 5), line: { width: 1.4 } } },
     ];
@@ -88,6 +88,100 @@
     autosize: true,
   };
   const config = { displayModeBar: false, scrollZoom: !narrow(), responsive: true, doubleClick: false, plotGlPixelRatio: all > 20000 ? 1 : 2 };
+  const fluid = many && webgl;
+  if (fluid) {
+    // A point's edge is soft by itself: four samples a pixel show nothing more and cost more than the points do. And Plotly's second layer,
+    // which is always empty here, would be laid over the first one in every frame; the style sheet leaves it out.
+    const context = HTMLCanvasElement.prototype.getContext;
+    HTMLCanvasElement.prototype.getContext = function (name, wishes) {
+      return context.call(this, name, wishes && box.contains(this) ? Object.assign({}, wishes, { antialias: false }) : wishes);
+    };
+    box.classList.add("many");
+  }
+
+  // While the view of a large map moves, only some of the points in it are drawn, those of most users first, as many as frames leave time for;
+  // REST after the last movement all of them. Plotly has no such mode: the draw function of its scene is replaced, the data stay where they are.
+  const motion = (() => {
+    const REST = 100, LEAST = 2000, QUICK = 20, SLOW = 30;  // milliseconds, points, and milliseconds from frame to frame, twice
+    let scene = null, every = null, seen = "", moving = false, moved = 0, asked = false, before = 0, painted = 0;
+    let budget = 8000, growth = 2, short = false, gaps = [];
+    const place = () => ((box._fullLayout._plots || {}).xy || {})._scene;
+    const ranges = () => [box._fullLayout.xaxis.range, box._fullLayout.yaxis.range];
+    const wipe = () => box._fullLayout._glcanvas.each((layer) => { if (layer.regl) layer.regl.clear({ color: true, depth: true }); });
+    const some = () => {
+      const named = new Uint32Array(budget), rare = new Uint32Array(budget), chosen = state.chosen;
+      const wider = ([from, to], pixels) => [from - 20 * (to - from) / pixels, to + 20 * (to - from) / pixels];  // half a large point beyond the edge
+      const [[left, right], [low, high]] = ranges().map((range, i) => wider(range, i ? box.clientHeight : box.clientWidth));
+      const inside = (i) => xs[i] > left && xs[i] < right && ys[i] > low && ys[i] < high;
+      let taken = 0, grey = 0;
+      for (const wanted of chosen ? [1, 0] : [1])
+        for (let i = 0; i < n && taken < budget; i++) if ((!chosen || chosen[i] === wanted) && inside(i)) named[taken++] = i;
+      for (let i = n; i < all && taken + grey < budget; i++) if (inside(i)) rare[grey++] = i - n;
+      short = taken + grey === budget;
+      const parts = [];  // as Plotly has them: a trace without points has no place; undefined is the whole of the rings
+      if (all > n) parts.push(rare.subarray(0, grey));
+      if (n) parts.push(named.subarray(0, taken).sort());  // sorted: a small point lies over a large one
+      scene.scatter2d.draw(...parts, undefined);
+    };
+    const pace = (gap) => {
+      gaps.push(gap);
+      if (gaps.length < 5 && gaps.reduce((a, b) => a + b) < 150) return;
+      const calm = gaps.sort((a, b) => a - b).slice(0, Math.max(1, gaps.length - 1)), mean = calm.reduce((a, b) => a + b) / calm.length;
+      gaps = [];  // one slow frame may be another program's
+      if (mean > SLOW) {
+        budget = Math.max(LEAST, Math.round(budget * Math.max(0.25, QUICK / mean)));
+        growth = 1.25;
+      } else if (mean < QUICK && short) budget = Math.min(all, Math.round(budget * growth));
+    };
+    const frame = (now) => {
+      if (place() !== scene) { moving = false; return; }
+      if (before && painted-- > 0) pace(now - before);  // what is painted is felt in the two frames after it
+      before = now;
+      if (asked) {  // first, or where a frame takes longer than REST each would be one of all points
+        asked = false;
+        painted = 2;
+        wipe();
+        some();
+      } else if (performance.now() - moved > REST) {
+        moving = false;
+        wipe();
+        every();
+        return;
+      }
+      requestAnimationFrame(frame);
+    };
+    const draw = () => {
+      const view = ranges().join();
+      if (view !== seen) {
+        seen = view;
+        moved = performance.now();
+        if (!moving) {
+          moving = true;
+          before = painted = 0;
+          requestAnimationFrame(frame);
+        }
+      }
+      asked = true;
+      if (moving) scene.dirty = false;  // what Plotly's own draw ends with
+      else every();
+    };
+    const hold = () => {
+      const found = place();
+      if (!fluid || !found || found === scene || !found.scatter2d || !found.scatter2d.draw) return;
+      scene = found;
+      every = scene.draw;
+      scene.draw = draw;
+      seen = ranges().join();
+      const upload = scene.scatter2d.update;
+      let there = scene.markerOptions;
+      scene.scatter2d.update = (...given) => {  // Plotly sends all points again whenever a movement ends
+        if (given[0] === there) return;
+        if (given[0] === scene.markerOptions) there = given[0];
+        upload(...given);
+      };
+    };
+    return { hold: hold, moving: () => moving };
+  })();
   const redraw = () => { layout.datarevision = (layout.datarevision || 0) + 1; return Plotly.react(box, traces(), box.layout || layout, config); };
 
   const line = (parent, words, style) => {
@@ -129,6 +223,7 @@
   };
   const point = (happened) => {
     const p = happened.points[0];
+    if (motion.moving()) return;
     if (p.curveNumber < 2) tell(p.curveNumber === 0 ? n + p.pointNumber : p.pointNumber, happened.event);
   };
   const zoom = (factor, x, y) => {
@@ -181,6 +276,8 @@
   };
 
   Plotly.newPlot(box, traces(), layout, config).then(() => {
+    motion.hold();
+    box.on("plotly_afterplot", motion.hold);
     box.on("plotly_hover", point);
     box.on("plotly_click", point);
     box.on("plotly_unhover", () => { if (!narrow()) card.hidden = true; });

@@ -2,7 +2,8 @@
 
 In: places, counts, anchors and names of D interests. Out: plain data for `map.js`. Numbers travel as base64 of little-endian arrays, names
 and titles as text. An interest with fewer than `min_users` users is a place in the plane and nothing else: no name, no title, no count.
-Points are ordered by users, so that a small one is drawn over a large one.
+Points are ordered by users, so that a small one is drawn over a large one and the first ones are those to draw where there is time for some
+only. Equals stand in a random order that is always the same: by id they would lie together, and some of them would be one corner of the map.
 """
 
 import base64
@@ -29,7 +30,7 @@ def map_data(layout: np.ndarray, counts: InterestCounts, alpha: np.ndarray, name
     if min_users < 1:
         raise ValueError(f"Expected min_users of at least 1, got {min_users}.")
     shown = counts.shown(min_users)
-    order = np.lexsort((np.arange(len(shown)), -counts.users * shown))  # those that are not shown come last
+    order = np.lexsort((np.random.default_rng(0).permutation(len(shown)), -counts.users * shown))  # those that are not shown come last
     n_shown = int(shown.sum())
     mine = order[:n_shown]
     full = n_shown <= FULL_TITLES

@@ -1,5 +1,6 @@
 """The pages in a real browser: they draw, search, hover and fit a phone, without an error and without a request to anywhere."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,11 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_release import HOSTILE, N_INTERESTS
 
 from lurm.report.explained_user import explain_user
 from lurm.report.explanation_page import explanation_page
+from lurm.report.interest_counts import InterestCounts
+from lurm.report.interest_names import InterestNames
 from lurm.report.page import write_page
 from lurm.report.release_page import look, release_page
 
@@ -23,6 +27,22 @@ OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-s
 PLACE = """const box = document.getElementById('map'), l = box._fullLayout, t = box.data[arguments[0]], i = arguments[1];
 const r = box.getBoundingClientRect();
 return [r.left + l.xaxis._offset + l.xaxis.d2p(t.x[i]), r.top + l.yaxis._offset + l.yaxis.d2p(t.y[i])];"""
+# What WebGL is told for the map: the points of each picture from one clearing to the next, the indices of the points of a picture that does
+# not take all, and the bytes of points that were sent. And `slow`: milliseconds that every frame is made to take.
+WATCH = """window.pictures = [{points: 0, indices: []}]; window.sent = 0; window.slow = 0;
+const busy = () => { for (const end = performance.now() + window.slow; performance.now() < end;); requestAnimationFrame(busy); };
+requestAnimationFrame(busy);
+const gl = WebGLRenderingContext.prototype, last = () => window.pictures[window.pictures.length - 1];
+const watch = (name, told) => { const real = gl[name]; gl[name] = function (...given) {
+  if (this.canvas.classList.contains('gl-canvas-context')) told(...given);
+  return real.apply(this, given); }; };
+watch('clear', () => { if (last().points) window.pictures.push({points: 0, indices: []}); });
+watch('drawArrays', (mode, first, count) => { last().points += count; });
+watch('drawElements', (mode, count) => { last().points += count; });
+watch('bufferData', (target, data) => { if (target === gl.ARRAY_BUFFER) window.sent += data.byteLength || 0;
+  else last().indices.push(Array.from(new Uint32Array(data.buffer, data.byteOffset, data.byteLength / 4))); });"""
+SAMPLES = "return document.querySelector('#map .gl-canvas-context').getContext('webgl').getContextAttributes().antialias"
+MANY = 100_000
 
 
 def chromium() -> tuple[str, str]:
@@ -221,3 +241,147 @@ def fits(browser) -> None:
     """Nothing is wider than the window, so nothing has to be scrolled to the side."""
     wide, window = browser.execute_script("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert wide <= window
+
+
+def write_map(released, page: Path, n: int, rare: int) -> Path:
+    """A report of n interests in a disc, some too rare to be shown, and a lonely lighthouse at the edge of the map, the rarest that is shown."""
+    generator, view = np.random.default_rng(8), look(released, min_users=5)
+    angle, radius = generator.uniform(0, 2 * np.pi, n), np.sqrt(generator.uniform(0, 1, n))
+    layout = np.column_stack([radius * np.cos(angle), radius * np.sin(angle)])
+    layout[7] = 1.5, 0
+    users = generator.integers(6, 1_000, n)
+    users[generator.permutation(n)[:rare]] = 2
+    users[7] = 5
+    names = InterestNames([["lighthouse"] if interest == 7 else [f"w{interest % 997}"] for interest in range(n)], [["A title"]] * n)
+    view = dataclasses.replace(
+        view, counts=InterestCounts(users, users * 3, users, users, 10**6, ("2021-10", "2021-12"), ("2021-07", "2021-09")), names=names,
+        alpha=generator.dirichlet(np.ones(view.alpha.shape[1]), n).astype(np.float32), layout=layout.astype(np.float32), method="pca")
+    write_page(str(page), release_page(view))
+    return page
+
+
+def pictures(browser) -> list[int]:
+    """The points in each picture of the map since `forget`."""
+    return browser.execute_script("return window.pictures.map((p) => p.points).filter(Boolean)")
+
+
+def forget(browser) -> None:
+    browser.execute_script("window.pictures = [{points: 0, indices: []}]; window.sent = 0")
+
+
+def rest(browser, points: int = MANY) -> None:
+    """Wait until the last picture holds every point; a ring is one more."""
+    wait_for(lambda: pictures(browser)[-1:] == [points], "all points to be drawn again")
+
+
+def wheel(browser, notches: int) -> None:
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    from selenium.webdriver.common.actions.wheel_input import WheelInput
+
+    x, y = middle(browser)
+    actions = ActionBuilder(browser, wheel=WheelInput("wheel"), duration=16)
+    for _ in range(notches):
+        actions.wheel_action.scroll(x, y, 0, -20, 16)
+    actions.perform()
+
+
+def drag(browser, across: int) -> None:
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
+    x, y = middle(browser)
+    mouse = ActionBuilder(browser, duration=16)
+    mouse.pointer_action.move_to_location(x, y)
+    mouse.pointer_action.pointer_down()
+    for step in range(1, 6):
+        mouse.pointer_action.move_to_location(x + across * step // 5, y)
+    mouse.pointer_action.pointer_up()
+    mouse.perform()
+
+
+def middle(browser) -> tuple[int, int]:
+    """Of the map, which is brought into the window."""
+    return tuple(browser.execute_script("""const box = document.getElementById('map');
+        box.scrollIntoView({block: 'center', behavior: 'instant'});
+        const r = box.getBoundingClientRect(); return [Math.round(r.left + r.width / 2), Math.round(r.top + r.height / 2)];"""))
+
+
+@pytest.mark.parametrize("width", ["desktop"], indirect=True)
+def test_a_large_map_draws_some_points_while_it_moves_and_all_when_it_rests(browser, released, tmp_path):
+    def span() -> tuple[float, float]:
+        return tuple(browser.execute_script("return document.getElementById('map').layout.xaxis.range"))
+
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+    open_page(browser, write_map(released, tmp_path / "large.html", MANY, rare=MANY // 10))
+    assert pictures(browser)[-1] == MANY and browser.execute_script(SAMPLES) is False
+    traces = browser.execute_script("return document.getElementById('map').data.map((t) => t.x.length)")
+    lonely = traces[1] - 1  # the fewest users of those that are shown
+    assert sum(traces) == MANY and traces[0] == MANY // 10 and traces[2] == 0
+
+    # Each movement begins with a picture of some points, ends with one of all, and sends no point again. Where frames are slow, some are fewer.
+    def moved(move: Callable[[], object]) -> tuple[int, float, float]:
+        """Points of the first picture, how much wider the view is after, and how far its left edge went, both as shares of what was seen."""
+        left, right = span()
+        forget(browser)
+        move()
+        rest(browser)
+        seen, sent, (new_left, new_right) = pictures(browser), browser.execute_script("return window.sent"), span()
+        assert all(0 < points <= 8_000 or points == MANY for points in seen) and seen[0] < seen[-1] == MANY and sent == 0, (seen, sent)
+        return seen[0], (new_right - new_left) / (right - left), (new_left - left) / (right - left)
+
+    browser.execute_script("window.slow = 40")
+    most, wider, _ = moved(lambda: wheel(browser, 3))
+    assert most == 8_000 and wider == pytest.approx(np.exp(-3 * 20 / 200), rel=0.01)
+    _, wider, shifted = moved(lambda: drag(browser, 160))
+    assert wider == pytest.approx(1) and -0.25 < shifted < -0.1
+    browser.execute_script("window.slow = 120")  # a frame takes longer than what counts as rest
+    fewest, wider, _ = moved(lambda: browser.execute_script("document.getElementById('map-out').click()"))
+    assert 2_000 <= fewest < 6_000 and wider == pytest.approx(1 / 0.6)
+    browser.execute_script("window.slow = 0")
+
+    # What is drawn first is what most people use, and nothing that is not in the view.
+    first = browser.execute_script("return window.pictures.find((p) => p.indices.length).indices.sort((a, b) => b.length - a.length)[0]")
+    assert len(first) > 1_000 and max(first) < MANY / 5 and lonely not in first and first == sorted(first)
+
+    # At rest hover, search and colours are those of any map; what is found is drawn in every picture.
+    forget(browser)
+    browser.find_element("id", "map-whole").click()
+    rest(browser)
+    assert "lighthouse" in point_at(browser, 1, lonely)
+    forget(browser)
+    assert type_into_search(browser, "lighthouse") == "1 interest"
+    rest(browser, MANY + 1)
+    assert set(pictures(browser)) == {MANY + 1} and browser.execute_script("return window.sent") > 8 * MANY
+    forget(browser)
+    drag(browser, -40)
+    rest(browser, MANY + 1)
+    taken = browser.execute_script("""return window.pictures.filter((p) => p.indices.length)
+        .map((p) => p.indices.sort((a, b) => b.length - a.length)[0]).map((some) => [some.length, some[some.length - 1]])""")
+    assert taken and all(n > 1_000 and last == lonely for n, last in taken), taken
+    browser.find_element("css selector", "#map-hits button").click()
+    wait_for(lambda: "lighthouse" in browser.execute_script("return document.getElementById('map-card').innerText"), "the card")
+    assert type_into_search(browser, "") == ""
+    forget(browser)
+    browser.find_element("css selector", "[data-mode=growth]").click()
+    rest(browser)
+
+    # New colours twice in the middle of a movement are sent twice, and every point is there once.
+    once = browser.execute_script("return window.sent")
+    forget(browser)
+    browser.execute_script("for (const name of ['#map-in', '[data-mode=anchor]', '[data-mode=growth]']) document.querySelector(name).click()")
+    rest(browser)
+    assert browser.execute_script("return window.sent") > 1.9 * once > 8 * MANY
+    assert complaints(browser) == []
+
+
+@pytest.mark.parametrize("width", ["desktop"], indirect=True)
+def test_up_to_five_thousand_points_are_left_to_plotly(browser, released, tmp_path):
+    """Without rare interests, so that the named ones are the only ones Plotly knows of."""
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+    by_hand = "return window.pictures.filter((p) => p.indices.length).map((p) => Math.max(...p.indices.map((some) => some.length)))"
+    for n, fluid in ((5_001, True), (5_000, False)):
+        open_page(browser, write_map(released, tmp_path / f"{n}.html", n, rare=0))
+        forget(browser)
+        drag(browser, 60)
+        rest(browser, n)
+        assert browser.execute_script(by_hand)[:1] == ([n] if fluid else []), "time for all, until frames turn out to be slow"
+        assert browser.execute_script(SAMPLES) is not fluid and complaints(browser) == []

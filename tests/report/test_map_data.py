@@ -53,5 +53,18 @@ def test_many_interests_have_one_short_title_each():
     assert len(json.dumps(data, separators=(",", ":"))) < 120 * n
 
 
+def test_the_first_of_many_equals_are_spread_over_the_map_and_the_same_each_time():
+    n = 2_000
+    users, layout = np.repeat([50, 3], n // 2), np.column_stack([np.arange(n), np.zeros(n)])
+    names = InterestNames([["w"]] * n, [["x"]] * n)
+    once, again = (map_data(layout, counts_of(users), np.ones((n, 1)), names, 20) for _ in range(2))
+    assert once == again
+    ids = unpacked(once["ids"], "<u4")
+    for group, first in ((ids[: n // 2], 0), (ids[n // 2 :], n // 2)):
+        assert sorted(group) == list(range(first, first + n // 2))
+        quarters = np.bincount((group[:200] - first) // (n // 8), minlength=4)
+        assert quarters.min() > 25, "two hundred of a thousand come from every quarter of the line"
+
+
 def test_anchors_have_colours_of_their_own():
     assert len({colour_of(anchor) for anchor in range(24)}) == 24
