@@ -22,10 +22,9 @@ import pyarrow.parquet as pq
 from lurm import open_table
 from lurm.config import load_config
 from lurm.lineage import Context
-from lurm.runner import run_stages, stages_to_run
+from lurm.runner import SparkOnDemand, run_stages, stages_to_run
 from lurm.store import Store
 from lurm.synthetic import WorldSettings, write_world
-from spark_jobs.session import open_session
 
 DAYS_BEFORE_END = 15  # the day lies in the middle of the last month
 LATE_SHARE, LATE_DAYS = 0.001, 60
@@ -40,7 +39,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.FIELD=VALUE")
     options = parser.parse_args()
     folder = Path(options.directory or tempfile.mkdtemp(prefix="lurm-bench-"))
-    session = open_session(load_config(None, options.overrides))
+    spark = SparkOnDemand(load_config(None, options.overrides))
+    spark()
     print(f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
           f"{options.users:,} users, {options.events_per_year} events a user and year\n")
     totals = {}
@@ -57,7 +57,7 @@ def main() -> None:
     for years, (day, full) in totals.items():
         print(f"{years:>3} years: the day costs {day / totals[first][0]:.2f} times that of {first} years, the full run "
               f"{full / totals[first][1]:.2f} times")
-    session.stop()
+    spark.close()
     if not options.directory:
         shutil.rmtree(folder)
 

@@ -341,7 +341,7 @@ def training_rate(options, device, precision: str, made: dict) -> tuple[float, s
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            projected = head(smen(*batches[next(number) % len(batches)]))
+            projected = head(smen.recurrent(*batches[next(number) % len(batches)]))
         loss = nt_xent(*projected.chunk(2), settings.temperature)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)

@@ -69,6 +69,8 @@ def main() -> None:
             error = {name: round(value, 6) for name, value in record["error"].items()}
             print(f"{f'{file_format} {dtype}':<20}{told['search']:>8.1f}{options.users / told['search']:>12,.0f}{told['MB']:>8.0f}"
                   f"{record['disk'] / 1e6:>10.0f}  {json.dumps(error)}", flush=True)
+    if not options.directory:
+        shutil.rmtree(folder)
 
 
 def apart(function: Callable, *arguments):

@@ -23,8 +23,9 @@ from lurm.synthetic import WorldSettings, write_world
 
 # What a stage's rows per second are counted in, read from its own report or from the tables it wrote.
 ROWS = {
-    "ingest": "events", "build-pairs": "events", "train-item-encoder": "pairs seen", "encode-items": "items", "fit-interests": "items",
-    "assign-interests": "items", "build-bags": "events", "train-smen": "windows", "embed-users": "users", "publish": "users",
+    "ingest": "events", "audit-inputs": "events", "build-pairs": "events", "train-item-encoder": "pairs seen", "encode-items": "items",
+    "fit-interests": "items", "assign-interests": "items", "build-bags": "events", "train-smen": "windows", "update-states": "users",
+    "embed-users": "users", "publish": "users",
 }
 
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, nargs="+", default=[10_000], help="sizes of the worlds")
     parser.add_argument("--events-per-user", type=int, default=300)
+    parser.add_argument("--items", type=int, default=20_000, help="of every world; at least one for each user")
     parser.add_argument("--months", type=int, default=48)
     parser.add_argument("--directory", help="where worlds and warehouses go (default: a temporary folder)")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="SECTION.FIELD=VALUE")
@@ -60,7 +62,7 @@ def one_world(folder: Path, n_users: int, options: argparse.Namespace) -> tuple[
     shutil.rmtree(folder, ignore_errors=True)
     started = time.monotonic()
     settings = WorldSettings(
-        n_users=n_users, n_items=max(20_000, n_users), n_topics=200, n_months=options.months, events_per_user=options.events_per_user
+        n_users=n_users, n_items=max(options.items, n_users), n_topics=200, n_months=options.months, events_per_user=options.events_per_user
     )
     world = write_world(folder / "world", settings)
     print(f"wrote the world of {n_users:,} users in {time.monotonic() - started:.0f} s", flush=True)

@@ -103,7 +103,7 @@ def one_size(bags: tuple[Store, Snapshot], options: argparse.Namespace, settings
         def step(batch) -> None:
             months, years = (scale.to(device) if scale is not None else None for scale in batch)
             with autocast(device, precision):
-                loss = nt_xent(*head(smen(months, years)).chunk(2), settings.temperature)
+                loss = nt_xent(*head(smen.recurrent(months, years)).chunk(2), settings.temperature)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -125,7 +125,7 @@ def one_size(bags: tuple[Store, Snapshot], options: argparse.Namespace, settings
     ours, step = smen_and_step(SMEN)
     plain, plain_step = smen_and_step(Plain)
     with torch.no_grad():
-        both = [smen(*(scale.to(device) for scale in ready[0])) for smen in (ours, plain)]
+        both = [smen.recurrent(*(scale.to(device) for scale in ready[0])) for smen in (ours, plain)]
     rows["steps alone"] = (0.0, alone(step, options.steps), None)
     rows["steps with loader"] = with_loader(_prefetch(batches()), step, options.steps)
     if options.plain_steps:
@@ -151,7 +151,7 @@ def with_loader(batches: Iterator, step: Callable, n_steps: int) -> tuple[float,
 class Plain(SMEN):
     """SMEN as one would write it in torch's modules; same weights, same result."""
 
-    def forward(self, months, years, alpha=None):
+    def recurrent(self, months, years, alpha=None):
         return self.fuse({scale: self._state(scale, bags) for scale, bags in ((MONTH, months), (YEAR, years)) if scale in self.scales})
 
     def _state(self, scale: str, bags) -> torch.Tensor:
@@ -163,10 +163,10 @@ class Plain(SMEN):
         weights = torch.softmax(self.key_projection(torch.relu(vectors)) @ self.anchors.T, dim=2)
         weights = weights * (torch.log1p(bags.counts)[index] * real)[..., None]
         rows = torch.relu(torch.einsum("rlm,rlh->rmh", weights, vectors))
-        grid = rows.new_zeros(n_users, n_steps, self.n_anchors, self.dim).index_put((bags.users, bags.steps), rows)
+        grid = rows.new_zeros(n_users, n_steps, self.n_recurrent, self.dim).index_put((bags.users, bags.steps), rows)
         states, _ = self.gru_of(scale)(grid.transpose(1, 2).reshape(-1, n_steps, self.dim))
         users = torch.arange(n_users, device=lengths.device)
-        return states.view(n_users, self.n_anchors, n_steps, self.dim)[users, :, bags.n_steps - 1]
+        return states.view(n_users, self.n_recurrent, n_steps, self.dim)[users, :, bags.n_steps - 1]
 
 
 def write_bags(folder: Path, n_users: int, n_months: int, n_interests: int) -> tuple[Store, Snapshot]:
