@@ -190,8 +190,8 @@ def test_k_means_with_the_peer_that_the_page_installs(desk):
     check_rows(apart(measure, desk), ("lurm two-level", "superkmeans hierarchical", "superkmeans, one refinement"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["amazon_purchases", *(pytest.param(name, marks=pytest.mark.long) for name in ("online_retail", "git_commits"))])
+@pytest.mark.long
+@pytest.mark.parametrize("name", list(SETS))
 def test_the_results_on_real_data(name, sets, desk, spark, capsys):
     """docs/results.md on synthetic files of the same columns: the run of each data set, and what is done with the first one afterwards."""
     (shell, *runs), after = blocks_of("docs/results.md")
