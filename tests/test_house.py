@@ -28,7 +28,7 @@ DOORS = (
     ("gensim", ("lurm/evaluation/baselines/word_vectors.py",), True),
     ("sklearn", ("lurm/evaluation/",), False),
     ("faiss", ("lurm/kmeans.py", "lurm/exporting/export_files.py", "spark_jobs/assign_interests.py"), True),
-    ("scipy", ("lurm/bag_of_interests.py", "lurm/smen/batches.py", "lurm/smen/memory.py", "lurm/evaluation/"), False),
+    ("scipy", ("lurm/bag_of_interests.py", "lurm/smen/batches.py", "lurm/smen/memory_anchor.py", "lurm/evaluation/"), False),
     ("scipy", ("lurm/alignment.py",), True),
     ("great_expectations", ("lurm/audit.py",), True),
     ("psutil", ("lurm/memory.py",), True),

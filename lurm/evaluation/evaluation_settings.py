@@ -147,6 +147,8 @@ def load_evaluation(path: str) -> EvaluationSettings:
                           f"{probe.resamples}, {list(probe.kinds)} and {list(probe.grid)}; mend it.")
     if any(not 0 < share < 1 for share in probe.label_shares):
         raise ConfigError(f"Expected probe.label_shares between 0 and 1, got {list(probe.label_shares)}; all labels are used anyway.")
+    if not 0 <= probe.validation_share < 1:
+        raise ConfigError(f"Expected probe.validation_share of at least 0 and below 1, got {probe.validation_share}; somebody must be left for test.")
     if not settings.tasks or not settings.methods or not settings.seeds:
         raise ConfigError("Expected at least one of [[tasks]], one of [[methods]] and one seed, got none of one of them; add it.")
     contrasts_of(settings)

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from lurm.evaluation.logistic import fit_logistic
-from lurm.evaluation.probe import Fold
+from lurm.evaluation.probe import Fold, auc
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,6 @@ def _answers(rows: np.ndarray, truth: np.ndarray, candidates: np.ndarray, questi
 
 
 def _area(holds: np.ndarray, asked: np.ndarray, scores: np.ndarray) -> float | None:
-    """Area under the ROC curve among those asked; None where all of them have, or lack, the class."""
+    """AUC among those asked; None where all of them have, or lack, the class."""
     holds = holds[asked]
-    positives = int(holds.sum())
-    if not 0 < positives < len(holds):
-        return None
-    return float((rankdata(scores[asked])[holds].sum() - positives * (positives + 1) / 2) / (positives * (len(holds) - positives)))
+    return None if holds.all() or not holds.any() else auc(holds, scores[asked])

@@ -20,7 +20,7 @@ from lurm.bag_of_interests import Lives, concatenate
 from lurm.config import SmenSettings
 from lurm.contrastive import nt_xent
 from lurm.errors import CollapseError, InputError
-from lurm.smen.memory import fit_memory
+from lurm.smen.memory_anchor import fit_memory
 from lurm.smen.model import SMEN, ProjectionHead, anchor_entropy, initialise, initialise_head
 from lurm.smen.windows import Bags, Windows, bags_of_windows, draw_windows, trainable_users
 from lurm.training import History, LoopSettings, autocast, choose_device, choose_precision, fit

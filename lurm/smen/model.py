@@ -8,8 +8,8 @@ In: SparseBags of months and of years. Out: (B, M, H), one vector of width H for
 
 Nothing in eq. 5-6 has a bias, so an empty period gives exactly 0 and no bag needs to be computed for it.
 
-With `memory` the last of the M anchors is no recurrence but what a whole life adds up to, in the principal directions of lives (`lurm.smen.memory`);
-the paper has no such anchor (docs/decisions.md says what it is good for):
+With `memory` the last of the M anchors is no recurrence but what a whole life adds up to, in the principal directions of lives
+(`lurm.smen.memory_anchor`); the paper has no such anchor (docs/decisions.md says what it is good for):
 
     m = sum over years of sum_j log1p(count_j) Wm_j,   r̃^M = length * m / |m|
 """

@@ -43,6 +43,7 @@ def test_bundled_evaluations_are_whole(name):
     ('kind = "activity"', 'kind = "activity"\n[probe]\nkinds = ["mpl"]', "did you mean 'mlp'?"),
     ('kind = "activity"', 'kind = "activity"\n[probe]\nfolds = 1', "2 folds or more"),
     ('kind = "activity"', 'kind = "activity"\n[probe]\nlabel_shares = [1.0]', "label_shares between 0 and 1"),
+    ('kind = "activity"', 'kind = "activity"\n[probe]\nvalidation_share = 1.0', "Expected probe.validation_share of at least 0 and below 1, got 1.0"),
     ('names = ["tfidf"]', 'names = ["tfidf"]\nviews = ["al"]', "Expected methods[0].views to be of all, got 'al'; did you mean 'all'?"),
     ('names = ["tfidf"]', 'names = ["tfidf"]\nprobes = ["mlp"]', "Expected methods[0].probes to be of logistic, got 'mlp'"),
     ('name = "x"', 'name = "x"\ncontrasts = ["C5: tfidf"]', "Expected a contrast as 'NAME: METHOD - METHOD', got 'C5: tfidf'"),

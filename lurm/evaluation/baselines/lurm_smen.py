@@ -3,7 +3,7 @@
 In: the shared interests and monthly bags of a history (lurm_foundation). Out: (B, M x H) float32 at the cut, M = 10 and H = 128 unless told
 otherwise. Users without an event are zeros; to the product they would be what the model says of silence.
 
-  memory          the last anchor is the product's memory; false: all anchors are the paper's
+  memory          the last anchor is the product's memory, which needs training, whole counts and an anchor beside it; false: all are the paper's
   from_centroids  We starts at the centroids, as the product's does; false: at random, the paper's literal setting
   scales          month+year (eq. 7), month, year
   n_anchors, dim  1 x 128 and 1 x 1280 are the paper's one-anchor rows. Where dim is not the centroids' width, We starts at the centroids
@@ -55,6 +55,8 @@ class Lurm:
         n_interests: int | None = None, last_months: int | None = None, soft: bool = False, trained: bool = True,
         memory: bool = True, from_centroids: bool = True,
     ):  # fmt: skip
+        if memory and (soft or not trained or n_anchors < 2):
+            raise ValueError(f"Expected memory=False for {name!r}: it is soft, not trained or of one anchor, and no memory is made for these.")
         self.name, self.budget, self.seed = name, budget, seed
         self.n_interests, self.last_months, self.soft, self.trained = n_interests, last_months, soft, trained
         evaluate_every = max(1, min(25, budget.steps // 4))

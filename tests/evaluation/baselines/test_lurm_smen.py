@@ -1,6 +1,7 @@
 """The ablations of SMEN: where they must agree with the whole, and that training is worth something."""
 
 import numpy as np
+import pytest
 import torch
 
 from lurm.evaluation.baselines.lurm_foundation import SOFT_UNIT
@@ -22,7 +23,7 @@ def test_all_of_a_life_is_what_the_last_hundred_months_are(tiny):
 
 def test_training_changes_the_vectors_and_one_anchor_is_narrow(tiny):
     trained, untrained, narrow = (
-        Lurm("x", BUDGET, 5, n_interests=6, n_anchors=anchors, dim=32, trained=trained, memory=anchors > 1)
+        Lurm("x", BUDGET, 5, n_interests=6, n_anchors=anchors, dim=32, trained=trained, memory=trained and anchors > 1)
         for anchors, trained in ((4, True), (4, False), (1, True))
     )
     for method in (trained, untrained, narrow):
@@ -46,3 +47,9 @@ def test_wider_centroids_keep_their_cosines():
     wide = widened(rows, 20, 1)
     assert wide.shape == (5, 20) and np.allclose(wide @ wide.T, rows @ rows.T, atol=1e-5)
     assert widened(rows, 8, 1) is rows
+
+
+@pytest.mark.parametrize("more", [{"soft": True}, {"trained": False}, {"n_anchors": 1}])
+def test_a_memory_is_refused_where_there_can_be_none(more):
+    with pytest.raises(ValueError, match="Expected memory=False for 'x'"):
+        Lurm("x", BUDGET, 5, **more)

@@ -10,7 +10,7 @@ from lurm.bag_of_interests import Lives
 from lurm.smen import SMEN
 from lurm.smen.batches import year_bags
 from lurm.smen.inference import embed
-from lurm.smen.memory import directions_of_lives, fit_memory, sums_of_lives
+from lurm.smen.memory_anchor import directions_of_lives, fit_memory, sums_of_lives
 
 GRID, END = 600, 641
 INFO = {"grid_start": GRID, "year_blocks": "calendar"}

@@ -51,7 +51,7 @@ def fit_memory(smen: SMEN, chunks: Iterable[Lives], year_blocks: str, grid_start
     spread = vectors.var(axis=0, dtype=np.float64)
     recurrent, memory = spread[: smen.n_recurrent * smen.dim].sum(), spread[smen.n_recurrent * smen.dim :].sum()
     smen.memory_length.fill_(float(np.sqrt(recurrent / memory)) if memory > 0 else 1.0)
-    log.info("memory: %d directions of %d lives", int((weights**2).sum(axis=0).astype(bool).sum()), n_users)
+    log.info("memory: %d directions of %d lives", np.count_nonzero(weights.any(axis=0)), n_users)
 
 
 def sums_of_lives(smen: SMEN, lives: Lives, year_blocks: str, grid_start: int) -> scipy.sparse.csr_matrix:
