@@ -35,7 +35,7 @@ from lurm.staging import stage_table
 from lurm.store import Store
 from spark_jobs.session import open_session
 
-STAGES = ("ingest", "build-pairs", "build-bags", "update-states", "embed-users")
+STAGES = ("ingest", "build-pairs", "build-bags", "update-states", "embed-users", "publish")
 CHUNK, START = 1_000_000, "2020-01"
 HEAVY_USER_SHARE, HOT_ITEM_SHARE = 0.01, 0.1
 SPACE, MODEL = "space-planted", "model-planted"
@@ -76,7 +76,7 @@ def main() -> None:
         config.spark.conf["spark.executor.cores"] = str(options.cores)
     spark, store = open_session(config), Store(str(folder / "warehouse"))
     plant(store, options)
-    context = Context(store, config, f"{end}-01", MODEL, lambda: spark)
+    context = Context(store, config, f"{end}-01", MODEL, lambda: spark, force_reason="a benchmark: weights are random")
     seen: set[tuple[int, int]] = set()
     try:
         for name in options.stages:

@@ -10,6 +10,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -32,6 +33,7 @@ PROPERTIES = {
 }
 KEEP_LOG = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 CREDENTIALS = re.compile(r"://[^/?]*@|[?&](access_key|secret_key|session_token)=", re.IGNORECASE)
+REQUESTS = 32  # that an object store answers side by side
 FAILED = (DeltaError, OSError)  # what an operation raises
 
 
@@ -72,7 +74,11 @@ class Objects:
 
     def sizes(self, paths: Sequence[str]) -> list[int | None]:
         """Bytes of each file (0 for a folder), None where there is nothing."""
-        infos = self.filesystem.get_file_info(list(paths))
+        if self.is_local or len(paths) < 2:
+            infos = self.filesystem.get_file_info(list(paths))
+        else:  # Arrow asks for one after the other, and a commit may name 10^5 files
+            with ThreadPoolExecutor(min(REQUESTS, len(paths))) as pool:
+                infos = list(pool.map(self.filesystem.get_file_info, paths))
         return [None if info.type == pa.fs.FileType.NotFound else info.size or 0 for info in infos]
 
     def read_bytes(self, path: str) -> bytes:

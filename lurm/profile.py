@@ -1,11 +1,12 @@
 """What a staged table looks like: one pass over exactly the files of its manifest, never over a listing.
 
 In: a manifest of `user_embeddings`. Out: a profile (a few numbers) and a sample of users by hash, which is the same users in every
-version. Memory: the bytes of one file and one batch of it, the sample, and 8 bytes a user.
+version. Memory: the bytes of READERS files and one batch of each, the sample, and 8 bytes a user.
 """
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lurm.manifest import Manifest
+from lurm.manifest import DataFile, Manifest
 from lurm.sampling import hash64_of_text
 from lurm.schema import USER_EMBEDDINGS
 from lurm.store import Store
 
 BATCH_ROWS = 4_096
+READERS = 4  # files that are read side by side: while one waits for the store, another is looked at
 NORMS = 200_000  # vectors, by hash, whose norms the quantiles are of
 RANKED = 512  # vectors whose effective rank is measured, as in training
 SEED = 0  # of the hash of a user
@@ -76,19 +78,23 @@ class _Part:
 
 
 def profile_embeddings(store: Store, manifest: Manifest, n_sampled: int = 2_000) -> tuple[Profile, Sample]:
-    """Read every file of the manifest once, one in memory at a time; about `n_sampled` users come back with their vectors."""
+    """Read every file of the manifest once, READERS in memory at a time; about `n_sampled` users come back with their vectors."""
     n_anchors, dim = int(manifest.figures["n_anchors"]), int(manifest.figures["dim"])
     share, norm_share = n_sampled / max(1, manifest.rows()), NORMS / max(1, manifest.rows())
-    files, parts = {"damaged_files": 0, "files_of_another_schema": 0}, []
-    for file in manifest.files:
+
+    def parts_of(file: DataFile) -> str | list[_Part]:
         data = store.read_bytes(store.path("tables", manifest.table, *file.path.split("/")))
         if hashlib.sha256(data).hexdigest() != file.sha256:
-            files["damaged_files"] += 1
-        elif (batches := _batches(data)) is None:
-            files["files_of_another_schema"] += 1
-        else:
-            as_of = datetime.fromisoformat(file.partition["as_of"]).replace(tzinfo=UTC)
-            parts += [_part(batch, as_of, n_anchors, dim, share, norm_share) for batch in batches]
+            return "damaged_files"
+        if (batches := _batches(data)) is None:
+            return "files_of_another_schema"
+        as_of = datetime.fromisoformat(file.partition["as_of"]).replace(tzinfo=UTC)
+        return [_part(batch, as_of, n_anchors, dim, share, norm_share) for batch in batches]
+
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(parts_of, manifest.files))
+    files = {wrong: found.count(wrong) for wrong in ("damaged_files", "files_of_another_schema")}
+    parts = [part for of_file in found if not isinstance(of_file, str) for part in of_file]
     counts = {name: sum(part.counts[name] for part in parts) for name in COUNTS}
     n_finite = max(1, sum(part.n_finite for part in parts))
     everybody = np.sort(np.concatenate([np.zeros(0, np.uint64), *(part.hashes for part in parts)]))

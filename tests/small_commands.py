@@ -103,7 +103,8 @@ SMALL = {
     "benchmarks/large.py": Small(
         {"--events 100000000": "--events 3000", "--users 1000000": "--users 100"}, kept=("--plans",),
         added="--items 300 --interests 50 --months 3 --heap 1g --set spark.user_buckets=2 --set spark.item_buckets=2",
-        rows=("ingest:", "build-pairs:", "build-bags:", "update-states:", "embed-users:", "query", "all", "events", "bags", "user_embeddings")),
+        rows=("ingest:", "build-pairs:", "build-bags:", "update-states:", "embed-users:", "publish:", "query", "all", "events", "bags",
+              "user_embeddings")),
     "benchmarks/map.py": Small({"--points 10000 100000": "--points 300"}, added="--seconds 1", rows=(
         "300  all      zoom", "300  all       pan", "300  now      zoom", "300  now       pan")),
     "lurm": Small(

@@ -58,14 +58,14 @@ ABOUT_ALL = {  # tests of no single module
     "tests/test_reading_doc.py", "tests/test_reader_alone.py", "tests/test_quickstart.py", "tests/test_models_page.py",
     "tests/test_operating_pages.py",
     "tests/cluster/test_object_store.py", "tests/cluster/test_spark_cluster.py", "tests/cluster/test_training_processes.py",
-    "tests/cluster/test_collected_rows.py", "tests/test_benchmarks.py", "tests/test_measuring_pages.py",
+    "tests/cluster/test_collected_rows.py", "tests/cluster/test_whole_runs.py", "tests/test_benchmarks.py", "tests/test_measuring_pages.py",
     "tests/test_readme_commands.py",
 }
 HELPERS = {"tests/conftest.py", "tests/published.py", "tests/moments.py", "tests/small_pipeline.py", "tests/dags/airflow_process.py",
            "tests/faults.py", "tests/publishing_process.py", "tests/erasable.py", "tests/two_processes.py", "tests/small_release.py",
            "tests/report/conftest.py", "tests/planted_directions.py", "tests/small_evaluation.py", "tests/cluster/object_store.py",
            "tests/cluster/spark_cluster.py", "tests/cluster/driving_process.py", "tests/evaluation/baselines/conftest.py",
-           "tests/small_commands.py"}
+           "tests/small_commands.py", "tests/cluster/cluster_run.py"}
 
 
 def name_of(file: Path) -> str:

@@ -47,6 +47,15 @@ class ObjectStore:
         self.log.close()
 
 
+def upload(folder: Path, uri: str) -> None:
+    """Every file of a folder as an object below the URI; the way to the server stands in this process's environment."""
+    from lurm.store import Store
+
+    target = Store(uri)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        target.write_bytes(target.path(*file.relative_to(folder).parts), file.read_bytes())
+
+
 def serve(port: int) -> None:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, run_simple

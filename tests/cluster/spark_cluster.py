@@ -67,17 +67,38 @@ class SparkCluster:
                    "--work-dir", str(self.folder / name / "work"), self.url]
         self._start(name, command, "Successfully registered with master")
 
+    def worker_at(self, port: int) -> int:
+        """The worker whose executor listens on this port."""
+        for number in range(self.n_workers):
+            for member in self._family(number):
+                if any(connection.status == psutil.CONN_LISTEN and connection.laddr.port == port for connection in member.net_connections("inet")):
+                    return number
+        raise AssertionError(f"no executor listens on port {port}")
+
+    def stop_worker(self, number: int) -> None:
+        """SIGSTOP to a worker and all its processes: what it was doing cannot end."""
+        self._signal(number, signal.SIGSTOP)
+
+    def continue_worker(self, number: int) -> None:
+        self._signal(number, signal.SIGCONT)
+
     def kill_worker(self, number: int) -> None:
         """SIGKILL to a worker, its executor and its Python processes, all at once."""
-        worker = self.processes.pop(f"worker{number}")
-        family = [*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)]
+        self._signal(number, signal.SIGKILL)
+        self.processes.pop(f"worker{number}").wait()
+
+    def _signal(self, number: int, sent: signal.Signals) -> None:
+        family = self._family(number)
         assert len(family) > 1, "its executor is there"
         for member in family:
             try:
-                member.send_signal(signal.SIGKILL)
+                member.send_signal(sent)
             except psutil.NoSuchProcess:
                 continue
-        worker.wait()
+
+    def _family(self, number: int) -> list[psutil.Process]:
+        worker = psutil.Process(self.processes[f"worker{number}"].pid)
+        return [*worker.children(recursive=True), worker]
 
     def opened_of_the_driver(self) -> list[str]:
         """Paths of the driver that a Python worker has opened."""

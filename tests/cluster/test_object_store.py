@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from erasable import ERIKA, KEY, MAX, build, places_of
 from faults import Publication, Versions
-from object_store import BUCKET, KEY_ID, SECRET, ObjectStore
+from object_store import BUCKET, KEY_ID, SECRET, ObjectStore, upload
 from published import publish_day
 from small_pipeline import AS_OF, SMALL, contents, published
 
@@ -57,12 +57,6 @@ def server(tmp_path_factory):
 def store(server, request) -> Store:
     """An empty warehouse."""
     return Store(f"s3://{BUCKET}/{request.node.name.partition('[')[0]}")
-
-
-def upload(folder: Path, uri: str) -> None:
-    target = Store(uri)
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        target.write_bytes(target.path(*file.relative_to(folder).parts), file.read_bytes())
 
 
 def download(store: Store, folder: Path) -> None:
@@ -139,6 +133,15 @@ def test_small_files_share_a_task():
     chunks = _chunks(Snapshot(EVENTS, 1, files, "root"), 4)
     assert [uri for chunk in chunks for uri, _ in chunk] == [f"root/{file.path}" for file in files] and len(chunks) == 2
     assert len(_chunks(Snapshot(EVENTS, 1, files[:50], "root"), 4)) == 4 and len(_chunks(Snapshot(EVENTS, 1, files[:1], "root"), 4)) == 1
+
+
+def test_sizes_of_many_objects_come_in_the_order_asked(store):
+    """They are asked for side by side; what is missing is None."""
+    names = [store.path("some", f"{number}.bin") for number in range(50)]
+    for number, name in enumerate(names[::2]):
+        store.write_bytes(name, bytes(number + 1))
+    assert store.sizes(names) == [number // 2 + 1 if number % 2 == 0 else None for number in range(50)]
+    assert store.sizes(names[:1]) == [1] and store.sizes([]) == []
 
 
 # ---- commits ---------------------------------------------------------------------------------------------------------------------------
