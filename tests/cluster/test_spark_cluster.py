@@ -129,3 +129,21 @@ def test_training_processes_on_executors(cluster, finished, tmp_path):
     for name, tensor in alone.items():
         np.testing.assert_allclose(together[name].numpy(), tensor.numpy(), atol=2e-4, err_msg=name)
     assert cluster.opened_of_the_driver() == []
+
+
+def test_processes_of_a_fit_on_executors(cluster, finished, tmp_path):
+    """The same for k-means, to the same bytes: each has read the sample itself, what it found came from the other machines."""
+    context, expected = finished
+    warehouse = tmp_path / "warehouse"
+    shutil.copytree(context.store.root, warehouse, ignore=shutil.ignore_patterns("spaces", "lease", "runs", "work"))
+    driver = Driver(cluster, tmp_path, str(warehouse), [f"interests.processes={cluster.n_workers}"], ["fit-interests"], {})
+    try:
+        while (line := driver.line())[0] != "done":
+            assert line[0] != "end"
+        report = json.loads(line[2])
+    finally:
+        driver.close()
+    assert report["space_id"] == expected["fit-interests"]["space_id"]
+    alone, together = (store.get_artifact("spaces", report["space_id"]) for store in (context.store, Store(str(warehouse))))
+    assert (alone / "centroids.npy").read_bytes() == (together / "centroids.npy").read_bytes()
+    assert cluster.opened_of_the_driver() == []
