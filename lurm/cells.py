@@ -9,11 +9,11 @@ and a cell. Vectors may be a memory map.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from lurm.dealt_blocks import DealtPool, Pool
 from lurm.lloyd import cluster_sums, directions
 from lurm.rough_products import MARGIN, available, bits, one_thread_a_product, products, to_bits
 
@@ -47,7 +47,7 @@ class RoughCells:
     starts: np.ndarray  # (L + 1,) int64
 
 
-def cells_of(centroids: np.ndarray, pool: ThreadPoolExecutor | None = None, middles: np.ndarray | None = None) -> Cells:
+def cells_of(centroids: np.ndarray, pool: Pool | None = None, middles: np.ndarray | None = None) -> Cells:
     """Put centroids into cells; a function of the centroids alone, or of where the middles were before."""
     n_cells = max(1, min(65_535, len(centroids) // 8, round(CELLS_PER_ROOT * len(centroids) ** 0.5)))
     each = map if pool is None else pool.map
@@ -71,23 +71,22 @@ def _rough(middles: np.ndarray, ordered: np.ndarray, starts: np.ndarray) -> Roug
     return RoughCells(to_bits(middles), filled, padded)
 
 
-def search(vectors: np.ndarray, cells: Cells, n_probes: int, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+def search(vectors: np.ndarray, cells: Cells, n_probes: int, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
     """ids (n,) int32 and cosine (n,) float32 of the nearest centroid in the n_probes nearest cells; of equal ones the lowest number wins."""
     ids, cosine = np.empty(len(vectors), np.int32), np.empty(len(vectors), np.float32)
     n_probes = min(n_probes, len(cells.middles))
     n_rows = min(BLOCK_ROWS, max(TILE_ROWS, MOST_PAIRS // n_probes))
-
-    def one(start: int) -> None:
-        rows = slice(start, start + n_rows)
-        ids[rows], cosine[rows] = _search_block(np.asarray(vectors[rows]), cells, n_probes)
-
-    list(pool.map(one, range(0, len(vectors), n_rows)))
+    starts = range(0, len(vectors), n_rows)
+    found = pool.map(lambda start: _search_block(np.asarray(vectors[start : start + n_rows]), cells, n_probes), starts)
+    for start, (own_ids, own_cosine) in zip(starts, found, strict=True):
+        ids[start : start + n_rows], cosine[start : start + n_rows] = own_ids, own_cosine
     return ids, cosine
 
 
 def probes_for(vectors: np.ndarray, centroids: np.ndarray, agreement: float = 0.995) -> int:
-    """How many cells must be looked into so that this share of the vectors finds its nearest centroid."""
-    with one_thread_a_product() as pool:
+    """How many cells must be looked into so that this share of the vectors finds its nearest centroid; a fit's processes ask together."""
+    with one_thread_a_product() as threads:
+        pool = DealtPool(threads.map)
         cells = cells_of(centroids, pool)
         every = search(vectors, cells, len(cells.middles), pool)[1]
         n_probes = FEWEST_PROBES

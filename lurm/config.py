@@ -111,6 +111,7 @@ class InterestsSettings:
     n_iterations: int = 20
     backend: str = "auto"  # auto, faiss, torch, numpy, two-level (many interests on a CPU)
     device: str = "auto"
+    processes: int = 1
 
 
 @dataclass(frozen=True)

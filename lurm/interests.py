@@ -1,18 +1,20 @@
 """Interests: the clusters of item embeddings that bags count.
 
 In: item embeddings and the items seen before as_of. Out: an interest space (centroids and their health) as an artifact. Only seen items
-are sampled, by a hash of their id, so the fit does not depend on later items or on the order of files. LURM paper, section 2.1.2.
+are sampled, by a hash of their id, so the fit does not depend on later items or on the order of files. Several processes may run this stage
+together, and one that was killed goes on from the last iteration: the bytes are those of one process that nobody disturbed. LURM paper,
+section 2.1.2.
 """
 
+import hashlib
 import logging
-import tempfile
+import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
 
-from lurm.config import InterestsSettings, to_dict
+from lurm.config import InterestsSettings, fingerprint, to_dict
 from lurm.errors import InputError
 from lurm.interest_space import save_centroids
 from lurm.lineage import Context
@@ -37,27 +39,39 @@ def run(context: Context) -> dict:
         raise InputError(f"Expected at least as many seen items with known words as interests, got {len(vectors)} items for D = {n_interests}; "
                          "lower interests.n_interests, or leave it 0 to derive it.")
     from lurm.cells import probes_for
-    from lurm.kmeans import TWO_LEVEL, assign, cluster_health, fit_kmeans
+    from lurm.kmeans import TWO_LEVEL, assign, choose_backend, cluster_health, fit_kmeans
+    from lurm.standing import read_standing, write_standing
+    from lurm.training import process_group
 
-    result = fit_kmeans(
-        vectors, n_interests, seed=context.config.seed, n_iterations=settings.n_iterations, backend=settings.backend, device=settings.device,
-        progress=lambda iteration, objective: log.info("fit-interests: iteration %d, mean cosine %.4f", iteration, objective),
-    )
-    # How items are assigned belongs to the space: an item must get the same interest whenever, and in whatever company, it comes.
-    n_probes = probes_for(held_out, result.centroids) if result.backend == TWO_LEVEL else None
-    _, cosine = assign(held_out, result.centroids, backend=settings.backend, device=settings.device, n_probes=n_probes)
-    figures = {
-        "n_interests": n_interests, "n_sample": len(vectors), "n_seen_items": n_seen, "objective": [round(float(v), 6) for v in result.objective],
-        "held_out_cosine": float(cosine.mean()), "n_refilled": int(result.n_refilled), "backend": result.backend, "n_probes": n_probes,
-        "health": cluster_health(result.sizes), "seconds": round(time.monotonic() - started, 1),
-    }
-    info = {
-        "space_id": space_id, "encoder_id": context.encoder_id(), "as_of": context.as_of, "dim": int(vectors.shape[1]), "seed": context.config.seed,
-        "settings": to_dict(settings), **figures,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        save_centroids(Path(folder), result.centroids, info)
-        store.put_artifact("spaces", space_id, Path(folder))
+    backend = choose_backend(settings.backend, settings.device, n_interests)
+    with process_group() as writes:
+        workspace = store.workspace(space_id)
+        key = fingerprint(space_id, n_interests, backend, hashlib.sha256(vectors).hexdigest())
+        result = fit_kmeans(
+            vectors, n_interests, seed=context.config.seed, n_iterations=settings.n_iterations, backend=backend, device=settings.device,
+            progress=lambda iteration, objective: log.info("fit-interests: iteration %d, mean cosine %.4f", iteration, objective),
+            begin=read_standing(workspace / "standing", key), keep=lambda standing: write_standing(workspace / "standing", key, standing),
+        )
+        # How items are assigned belongs to the space: an item must get the same interest whenever, and in whatever company, it comes.
+        n_probes = probes_for(held_out, result.centroids) if backend == TWO_LEVEL else None
+        _, cosine = assign(held_out, result.centroids, backend=backend, device=settings.device, n_probes=n_probes)
+        figures = {
+            "n_interests": n_interests, "n_sample": len(vectors), "n_seen_items": n_seen,
+            "objective": [round(float(v), 6) for v in result.objective], "held_out_cosine": float(cosine.mean()),
+            "n_refilled": int(result.n_refilled), "backend": result.backend, "n_probes": n_probes, "health": cluster_health(result.sizes),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        info = {
+            "space_id": space_id, "encoder_id": context.encoder_id(), "as_of": context.as_of, "dim": int(vectors.shape[1]),
+            "seed": context.config.seed, "settings": to_dict(settings), **figures,
+        }
+        if writes:
+            finished = workspace / "finished"
+            shutil.rmtree(finished, ignore_errors=True)
+            finished.mkdir()
+            save_centroids(finished, result.centroids, info)
+            store.put_artifact("spaces", space_id, finished)
+            shutil.rmtree(workspace)
     return {"space_id": space_id, "n_interests": n_interests, "held_out_cosine": figures["held_out_cosine"], "health": figures["health"]}
 
 

@@ -10,7 +10,8 @@ Three exact backends differ in one function only, the search of the nearest cent
   numpy  the reference, nothing but numpy.
 Seeding, means, refilling and stopping are shared, so they give the same result up to rounding, and one seed gives the same bytes on CPU.
 Memory beyond the input is O(D x d) plus one tile of products, whatever n is; vectors may be a memory map. A fourth, two-level, is for tens
-of thousands of clusters on a CPU and looks at the likely centroids only: lurm/two_level.py.
+of thousands of clusters on a CPU and looks at the likely centroids only: lurm/two_level.py. Of several processes that call it together each
+searches for its share of the tiles, on a GPU of its own where there is one (lurm/dealt_blocks.py).
 
 Vectors of norm zero (items without a known word) have no direction: the caller drops them before fitting and assigning.
 """
@@ -18,13 +19,15 @@ Vectors of norm zero (items without a known word) have no direction: the caller 
 import importlib.util
 import logging
 import math
+import os
 from collections.abc import Callable
 
 import numpy as np
 
 from lurm.cells import Cells
+from lurm.dealt_blocks import DealtPool, of_the_first, processes
 from lurm.errors import ConfigError, InputError
-from lurm.lloyd import BLOCK_ROWS, SAME, KMeansResult, cluster_sums, directions, refills
+from lurm.lloyd import BLOCK_ROWS, SAME, KMeansResult, Standing, cluster_sums, directions, refills
 from lurm.two_level import fit_two_level, search_two_level
 
 BACKENDS = ("faiss", "torch", "numpy")  # exact
@@ -33,33 +36,42 @@ MANY_CLUSTERS = 4_096  # above, comparing everything with everything is for GPUs
 MAX_GREEDY_CLUSTERS = 1_000  # up to here k-means++ seeding costs less than a few iterations
 MIN_IMPROVEMENT = 1e-5  # relative growth of the objective below which the iterations stop
 _TILE_ROWS, _TILE_CENTROIDS = 1_024, 8_192  # a tile of products is 32 MB
+_GPU_ROWS = 16 * _TILE_ROWS  # a GPU needs more work per call: 512 MB of products
+_FAISS_ROWS = 16_384  # faiss tiles inside; this bounds the copy of a memory map and what a process is dealt
 
 _log = logging.getLogger("lurm")
 
-Search = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # centroids -> (ids (n,) int32, cosine (n,) float32)
+Found = tuple[np.ndarray, np.ndarray]  # ids (n,) int32, cosine (n,) float32
+Search = Callable[[np.ndarray], Found]  # of centroids
 
 
 def fit_kmeans(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iterations: int = 20, backend: str = "auto", device: str = "auto",
-               progress: Callable[[int, float], None] | None = None) -> KMeansResult:  # fmt: skip
+               progress: Callable[[int, float], None] | None = None, begin: Standing | None = None,
+               keep: Callable[[Standing], None] | None = None) -> KMeansResult:  # fmt: skip
     """Find n_clusters directions among vectors ((n, d) float32, unit norm).
 
-    `progress(iteration, mean cosine)` is called after each search. Raises InputError for NaN, for rows not of unit norm, and for fewer
-    distinct vectors than clusters.
+    `progress(iteration, mean cosine)` is called after each search. `keep` gets where the fit stands after the start and after each update;
+    `begin`, one of these, continues a fit of the same vectors and settings to the same bytes. With torch.distributed every process calls
+    this with the same arguments, and gets the same. Raises InputError for NaN, for rows not of unit norm, and for fewer distinct vectors than
+    clusters.
     """
     vectors = _checked(vectors, "vectors")
     if n_clusters < 1:
         raise InputError(f"k-means expects at least one cluster, got {n_clusters}; ask for 1 or more.")
     backend = choose_backend(backend, device, n_clusters)
     progress = progress or (lambda iteration, objective: _log.debug("k-means iteration %d: mean cosine %.5f", iteration, objective))
+    keep = keep or (lambda standing: None)
     if backend == TWO_LEVEL:
-        return fit_two_level(vectors, n_clusters, seed=seed, n_iterations=n_iterations, progress=progress)
-    centroids = seed_centroids(vectors, n_clusters, np.random.default_rng(seed))
-    search = _search_in(vectors, backend, device)
-    objective: list[float] = []
-    n_refilled = 0
-    for iteration in range(n_iterations + 1):
+        return fit_two_level(vectors, n_clusters, seed=seed, n_iterations=n_iterations, progress=progress, begin=begin, keep=keep)
+    no_cells = np.empty((0, vectors.shape[1]), np.float32)
+    if begin is None:
+        begin = Standing(0, of_the_first(seed_centroids(vectors, n_clusters, np.random.default_rng(seed))), [], 0, no_cells)
+        keep(begin)
+    centroids, objective, n_refilled = begin.centroids, list(begin.objective), begin.n_refilled
+    search = _search_in(vectors, backend, device, DealtPool().map)
+    for iteration in range(begin.iteration, n_iterations + 1):
         ids, cosine = search(centroids)
-        objective.append(float(cosine.mean(dtype=np.float64)))
+        objective.append(float(of_the_first(cosine.mean(dtype=np.float64))))
         progress(iteration, objective[-1])
         sizes = np.bincount(ids, minlength=n_clusters).astype(np.int64)
         new = refills(ids, cosine, sizes, int((sizes == 0).sum()))
@@ -69,6 +81,7 @@ def fit_kmeans(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iterations:
         centroids = directions(cluster_sums(vectors, ids, n_clusters), centroids)
         centroids[np.flatnonzero(sizes == 0)[: len(new)]] = vectors[new]
         n_refilled += len(new)
+        keep(Standing(iteration + 1, centroids, objective, n_refilled, no_cells))
     return KMeansResult(centroids, objective, n_refilled, sizes, backend)
 
 
@@ -170,47 +183,65 @@ def _greedy_rows(sample: np.ndarray, n_clusters: int, rng: np.random.Generator) 
     return rows
 
 
-def _search_in(vectors: np.ndarray, backend: str, device: str) -> Search:
-    """The backend's search over these vectors, to be called with the centroids of the moment."""
-    return {"faiss": _search_faiss, "torch": _search_torch, "numpy": _search_numpy}[backend](vectors, device)
+def _search_in(vectors: np.ndarray, backend: str, device: str, each: Callable = map) -> Search:
+    """The backend's search over these vectors, to be called with the centroids of the moment; `each` maps over tiles of the vectors."""
+    n_rows, search_in = {"faiss": _search_faiss, "torch": _search_torch, "numpy": _search_numpy}[backend](vectors, device)
 
-
-def _search_numpy(vectors: np.ndarray, device: str) -> Search:
-    def search(centroids):
+    def search(centroids: np.ndarray) -> Found:
         ids, cosine = np.empty(len(vectors), dtype=np.int32), np.empty(len(vectors), dtype=np.float32)
-        for start in range(0, len(vectors), _TILE_ROWS):
-            rows = slice(start, start + _TILE_ROWS)
-            best = np.full(len(vectors[rows]), -np.inf, dtype=np.float32)
-            for first in range(0, len(centroids), _TILE_CENTROIDS):
-                product = vectors[rows] @ centroids[first : first + _TILE_CENTROIDS].T
-                nearest = product.argmax(axis=1)
-                value = np.take_along_axis(product, nearest[:, None], axis=1)[:, 0]
-                better = value > best  # strictly: of equal centroids the lowest number stays
-                ids[rows][better] = nearest[better] + first
-                best[better] = value[better]
-            cosine[rows] = best
+        starts = range(0, len(vectors), n_rows)
+        for start, found in zip(starts, each(search_in(centroids), starts), strict=True):
+            ids[start : start + n_rows], cosine[start : start + n_rows] = found
         return ids, cosine
 
     return search
 
 
-def _search_torch(vectors: np.ndarray, device: str) -> Search:
+# Each backend: how many rows a tile has, and for centroids a function from a tile's first row to what it finds.
+TileSearch = tuple[int, Callable[[np.ndarray], Callable[[int], Found]]]
+
+
+def _search_numpy(vectors: np.ndarray, device: str) -> TileSearch:
+    def search_in(centroids: np.ndarray) -> Callable[[int], Found]:
+        def one(start: int) -> Found:
+            tile = vectors[start : start + _TILE_ROWS]
+            ids, best = np.empty(len(tile), dtype=np.int32), np.full(len(tile), -np.inf, dtype=np.float32)
+            for first in range(0, len(centroids), _TILE_CENTROIDS):
+                product = tile @ centroids[first : first + _TILE_CENTROIDS].T
+                nearest = product.argmax(axis=1)
+                value = np.take_along_axis(product, nearest[:, None], axis=1)[:, 0]
+                better = value > best  # strictly: of equal centroids the lowest number stays
+                ids[better] = nearest[better] + first
+                best[better] = value[better]
+            return ids, best
+
+        return one
+
+    return _TILE_ROWS, search_in
+
+
+def _search_torch(vectors: np.ndarray, device: str) -> TileSearch:
     import torch
 
     from lurm.training import choose_device
 
     chosen = torch.device(choose_device(device))
     on_cpu = chosen.type == "cpu"
-    tile_rows = _TILE_ROWS if on_cpu else 16 * _TILE_ROWS  # a GPU needs more work per call: 512 MB of products
-    resident = None if on_cpu else torch.from_numpy(np.array(vectors)).to(chosen)  # moved once, for all iterations
+    n_rows = _TILE_ROWS if on_cpu else _GPU_ROWS
+    resident: dict[int, torch.Tensor] = {}  # the tiles that this process searches for, moved to its GPU once, for all iterations
 
-    @torch.no_grad()
-    def search(centroids):
-        ids, cosine = np.empty(len(vectors), dtype=np.int32), np.empty(len(vectors), dtype=np.float32)
+    def tile_at(start: int) -> torch.Tensor:
+        if start in resident:
+            return resident[start]
+        tile = torch.from_numpy(np.array(vectors[start : start + n_rows])).to(chosen)
+        return tile if on_cpu else resident.setdefault(start, tile)
+
+    def search_in(centroids: np.ndarray) -> Callable[[int], Found]:
         targets = torch.from_numpy(centroids).to(chosen)
-        for start in range(0, len(vectors), tile_rows):
-            rows = slice(start, start + tile_rows)
-            tile = torch.from_numpy(np.array(vectors[rows])) if resident is None else resident[rows]
+
+        @torch.no_grad()
+        def one(start: int) -> Found:
+            tile = tile_at(start)
             best = torch.full((len(tile),), -torch.inf, device=chosen)
             nearest = torch.zeros(len(tile), dtype=torch.int64, device=chosen)
             for first in range(0, len(targets), _TILE_CENTROIDS):
@@ -220,28 +251,31 @@ def _search_torch(vectors: np.ndarray, device: str) -> Search:
                 better = value > best
                 nearest = torch.where(better, here + first, nearest)
                 best = torch.where(better, value, best)
-            ids[rows], cosine[rows] = nearest.cpu().numpy(), best.cpu().numpy()
-        return ids, cosine
+            return nearest.int().cpu().numpy(), best.cpu().numpy()
 
-    return search
+        return one
+
+    return n_rows, search_in
 
 
-def _search_faiss(vectors: np.ndarray, device: str) -> Search:
+def _search_faiss(vectors: np.ndarray, device: str) -> TileSearch:
     import faiss
 
-    def search(centroids):
+    def search_in(centroids: np.ndarray) -> Callable[[int], Found]:
         index = faiss.IndexFlatIP(centroids.shape[1])
         if device != "cpu" and faiss.get_num_gpus() > 0:
-            index = faiss.index_cpu_to_all_gpus(index)
+            own = int(os.environ.get("LOCAL_RANK", "0"))
+            alone = processes()[1] == 1
+            index = faiss.index_cpu_to_all_gpus(index) if alone else faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), own, index)
         index.add(centroids)
-        ids, cosine = np.empty(len(vectors), dtype=np.int32), np.empty(len(vectors), dtype=np.float32)
-        for start in range(0, len(vectors), BLOCK_ROWS):  # faiss tiles inside; this only bounds the copy of a memory map
-            rows = slice(start, start + BLOCK_ROWS)
-            value, nearest = index.search(np.ascontiguousarray(vectors[rows]), 1)
-            ids[rows], cosine[rows] = nearest[:, 0], value[:, 0]
-        return ids, cosine
 
-    return search
+        def one(start: int) -> Found:
+            value, nearest = index.search(np.ascontiguousarray(vectors[start : start + _FAISS_ROWS]), 1)
+            return nearest[:, 0].astype(np.int32), value[:, 0]
+
+        return one
+
+    return _FAISS_ROWS, search_in
 
 
 def _checked(vectors: np.ndarray, name: str) -> np.ndarray:

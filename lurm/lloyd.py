@@ -26,6 +26,22 @@ class KMeansResult:
     backend: str
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a fit stands between two iterations: what it needs to go on as if nobody had stopped it.
+
+    iteration: the next one. centroids: (D, d) float32, for its search. objective, n_refilled: as in KMeansResult, so far. middles: (L, d)
+    float32 of the cells of the search before (lurm/cells.py), (0, d) where there are none. worth: what held-out vectors had then.
+    """
+
+    iteration: int
+    centroids: np.ndarray
+    objective: list[float]
+    n_refilled: int
+    middles: np.ndarray
+    worth: float = -np.inf
+
+
 def cluster_sums(vectors: np.ndarray, ids: np.ndarray, n_clusters: int) -> np.ndarray:
     """Sum of the vectors of every cluster, (n_clusters, d) float64."""
     sums = np.zeros((n_clusters, vectors.shape[1]), dtype=np.float64)

@@ -81,5 +81,6 @@ def one_thread_a_product(n_threads: int | None = None) -> Iterator[ThreadPoolExe
 
 
 def usable_cores() -> int:
-    """Cores this process may run on; where the system does not tell, all of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may run on, where the system does not tell all of them; its part, where torchrun has started several here."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, n_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -106,7 +106,8 @@ def run_stage(context: Context, stage: Stage) -> dict:
 
 def _runner(context: Context, stage: Stage) -> str:
     """The module that runs a stage: its own, or the one that starts several processes of a training."""
-    settings = {"train-item-encoder": context.config.encoder, "train-smen": context.config.smen}.get(stage.name)
+    config = context.config
+    settings = {"train-item-encoder": config.encoder, "fit-interests": config.interests, "train-smen": config.smen}.get(stage.name)
     several = settings is not None and settings.processes > 1 and "WORLD_SIZE" not in os.environ
     return f"spark_jobs.{stage.name.replace('-', '_')}" if several else stage.runner
 

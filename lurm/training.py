@@ -154,7 +154,7 @@ def process_group() -> Iterator[bool]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield dist.get_rank() == 0
         dist.barrier()  # nobody goes on before the results are written
@@ -248,7 +248,7 @@ def _update(module: torch.nn.Module, optimizers: Optimizers, loss: torch.Tensor)
 def _mean_gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
     gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
     sparse = gradient.is_sparse
-    if sparse and dist.get_backend() != "gloo":
+    if sparse and gradient.device.type != "cpu":
         gradient = gradient.to_dense()  # NCCL has no sparse reduction
     gradient = gradient.coalesce() if gradient.is_sparse else gradient.contiguous()
     dist.all_reduce(gradient)

@@ -1,7 +1,7 @@
 """Starting several training processes with Spark's TorchDistributor: on the driver's machine in local mode, on executors elsewhere.
 
 Every process runs the same stage; torch.distributed splits each batch between them and process 0 writes. Where one of them dies the others
-end too, and the stage with one sentence. Not a stage itself: the jobs train_item_encoder and train_smen call it.
+end too, and the stage with one sentence. Not a stage itself: the jobs train_item_encoder, fit_interests and train_smen call it.
 """
 
 import importlib

@@ -22,7 +22,7 @@ DOORS = (
     ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py", "lurm/report/", "lurm/evaluation/"), False),
     ("plotly", (), False),  # its script is read as a file
     ("umap", ("lurm/report/interest_map.py",), True),
-    ("torch", ("lurm/kmeans.py", "lurm/rough_products.py", "spark_jobs/"), True),
+    ("torch", ("lurm/kmeans.py", "lurm/standing.py", "lurm/rough_products.py", "lurm/dealt_blocks.py", "spark_jobs/"), True),
     ("safetensors", ("lurm/training.py",), False),
     ("tokenizers", ("lurm/item_encoder/",), False),
     ("gensim", ("lurm/evaluation/baselines/word_vectors.py",), True),
@@ -50,6 +50,7 @@ TESTED_IN = {
     "lurm/item_encoder/stage.py": "tests/test_pipeline_end_to_end.py",
     "lurm/item_encoder/inference.py": "tests/item_encoder/test_item_encoder_fitting.py",
     "spark_jobs/train_item_encoder.py": "tests/spark_jobs/test_distributed_training.py",
+    "spark_jobs/fit_interests.py": "tests/spark_jobs/test_distributed_training.py",
     "spark_jobs/train_smen.py": "tests/spark_jobs/test_distributed_training.py",
 }
 ABOUT_ALL = {  # tests of no single module
@@ -58,7 +59,8 @@ ABOUT_ALL = {  # tests of no single module
     "tests/test_reading_doc.py", "tests/test_reader_alone.py", "tests/test_quickstart.py", "tests/test_models_page.py",
     "tests/test_operating_pages.py",
     "tests/cluster/test_object_store.py", "tests/cluster/test_spark_cluster.py", "tests/cluster/test_training_processes.py",
-    "tests/cluster/test_collected_rows.py", "tests/cluster/test_whole_runs.py", "tests/test_benchmarks.py", "tests/test_measuring_pages.py",
+    "tests/cluster/test_collected_rows.py", "tests/cluster/test_whole_runs.py", "tests/cluster/test_fit_processes.py", "tests/test_benchmarks.py",
+    "tests/test_measuring_pages.py",
     "tests/test_readme_commands.py",
 }
 HELPERS = {"tests/conftest.py", "tests/published.py", "tests/moments.py", "tests/small_pipeline.py", "tests/dags/airflow_process.py",

@@ -89,16 +89,18 @@ def test_a_pinned_model_runs_the_stages_that_do_not_train():
 @pytest.mark.parametrize(("stage", "override", "module"), [
     ("train-smen", "smen.processes=2", "spark_jobs.train_smen"), ("train-item-encoder", "encoder.processes=2", "spark_jobs.train_item_encoder"),
     ("train-smen", "encoder.processes=2", "lurm.smen.stage"), ("train-smen", "smen.processes=1", "lurm.smen.stage"),
+    ("fit-interests", "interests.processes=2", "spark_jobs.fit_interests"), ("fit-interests", "smen.processes=2", "lurm.interests"),
 ])
 def test_a_training_of_several_processes_is_started_by_its_spark_job(context, monkeypatch, stage, override, module):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     several = dataclasses.replace(context, config=load_config(None, [override]))
     started = []
-    for name in ("spark_jobs.train_smen", "spark_jobs.train_item_encoder", "lurm.smen.stage", "lurm.item_encoder.stage"):
+    own = {"train-smen": "lurm.smen.stage", "train-item-encoder": "lurm.item_encoder.stage", "fit-interests": "lurm.interests"}
+    for name in ("spark_jobs.train_smen", "spark_jobs.train_item_encoder", "spark_jobs.fit_interests", *own.values()):
         fake = types.SimpleNamespace(run=lambda context, name=name: started.append(name) or {})
         monkeypatch.setitem(sys.modules, name, fake)
     run_stages(several, [stage])
     assert started == [module]
     monkeypatch.setenv("WORLD_SIZE", "2")  # one of the processes of torchrun: it trains, and starts nobody
     run_stages(several, [stage])
-    assert started[1:] == ["lurm.smen.stage" if stage == "train-smen" else "lurm.item_encoder.stage"]
+    assert started[1:] == [own[stage]]

@@ -68,18 +68,22 @@ def test_the_tables_of_a_local_run_though_a_worker_is_killed_in_every_stage(clus
     assert len(logs) > 2 and not [secret for secret in (KEY_ID, SECRET) for log in [printed.encode(), *logs] if secret.encode() in log]
 
 
-def test_training_processes_on_executors(cluster, finished, apart):
-    """TorchDistributor starts them where lurm is only what --py-files brought; they train what one process trains."""
+def test_several_processes_on_executors(cluster, finished, apart):
+    """TorchDistributor starts them where lurm is only what --py-files brought: they find the interests that one process finds, to the byte, and
+    train what one process trains. Each has read the sample itself, what it found came from the other machine."""
     context, expected = finished
     warehouse = apart / "warehouse"
-    shutil.copytree(context.store.root, warehouse, ignore=shutil.ignore_patterns("models", "lease", "runs", "work"))
-    overrides = [*SMALL, f"smen.processes={cluster.n_workers}"]
-    reports, _, _ = run_on(cluster, apart / "drivers" / "training", {
-        "warehouse": str(warehouse), "as_of": AS_OF, "overrides": overrides, "stages": ["train-smen"], "killed_in": {},
+    shutil.copytree(context.store.root, warehouse, ignore=shutil.ignore_patterns("spaces", "models", "lease", "runs", "work"))
+    overrides = [*SMALL, f"interests.processes={cluster.n_workers}", f"smen.processes={cluster.n_workers}"]
+    reports, _, _ = run_on(cluster, apart / "drivers" / "several", {
+        "warehouse": str(warehouse), "as_of": AS_OF, "overrides": overrides, "stages": ["fit-interests", "train-smen"], "killed_in": {},
     })
-    report = reports["train-smen"]
-    assert report["model_id"] == context.trained_model_id() and report["steps"] == expected["train-smen"]["steps"]
-    alone, together = (load_tensors(store.get_artifact("models", report["model_id"]))[0] for store in (context.store, Store(str(warehouse))))
-    for name, tensor in alone.items():
-        np.testing.assert_allclose(together[name].numpy(), tensor.numpy(), atol=2e-4, err_msg=name)
+    assert reports["fit-interests"]["space_id"] == expected["fit-interests"]["space_id"]
+    assert reports["train-smen"]["model_id"] == context.trained_model_id() and reports["train-smen"]["steps"] == expected["train-smen"]["steps"]
+    alone, together = context.store, Store(str(warehouse))
+    centroids = [(store.get_artifact("spaces", context.space_id()) / "centroids.npy").read_bytes() for store in (alone, together)]
+    assert centroids[0] == centroids[1]
+    weights, others = (load_tensors(store.get_artifact("models", context.trained_model_id()))[0] for store in (alone, together))
+    for name, tensor in weights.items():
+        np.testing.assert_allclose(others[name].numpy(), tensor.numpy(), atol=2e-4, err_msg=name)
     assert cluster.opened_of_the_driver() == []
