@@ -118,16 +118,18 @@ def staged_rows(files: Iterable[DataFile]) -> Iterator[pa.RecordBatch]:
 
 
 def read_files(store: Store, uris: Iterable[str], columns: Sequence[str] | None = None, batch_rows: int = 65_536,
-               filters=None, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+               filters=None, schema: pa.Schema | None = None, dictionaries: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
     """Stream Parquet files in order, in batches of bounded size; `filters` is a pyarrow expression that also skips row groups.
 
-    With `schema` a column of it that a file lacks is null: files written before the column was added are read like any other.
+    With `schema` a column of it that a file lacks is null: files written before the column was added are read like any other. Text columns
+    named in `dictionaries` stay the dictionaries that they are in the file.
     """
     import pyarrow.dataset as ds
 
+    form = ds.ParquetFileFormat(dictionary_columns=set(dictionaries))
     for uri in uris:
         try:
-            dataset = ds.dataset(uri, schema=schema, filesystem=store.filesystem, format="parquet", partitioning=None)
+            dataset = ds.dataset(uri, schema=schema, filesystem=store.filesystem, format=form, partitioning=None)
             yield from (batch for batch in dataset.to_batches(columns=list(columns) if columns else None, filter=filters,
                                                               batch_size=batch_rows, use_threads=False) if batch.num_rows)
         except (pa.ArrowInvalid, OSError) as error:

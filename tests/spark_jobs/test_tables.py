@@ -11,6 +11,7 @@ from lurm.errors import StoreError
 from lurm.manifest import Manifest
 from lurm.schema import BAGS, EVENTS, ITEM_INTERESTS
 from lurm.store import Store
+from lurm.text_hash import bucket_numbers, hash_text
 from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame, stage_tasks
 
 ROWS = [
@@ -86,6 +87,32 @@ def test_a_bucket_depends_on_the_key_only(spark):
     frame = spark.range(2_000).select(F.concat(F.lit("u"), F.col("id")).alias("user_id"))
     counts = {row.bucket: row["count"] for row in frame.groupBy(bucket_of("user_id", 4).alias("bucket")).count().collect()}
     assert sorted(counts) == [0, 1, 2, 3] and min(counts.values()) > 400, "a random sample each"
+
+
+def test_a_worker_knows_the_bucket_without_spark(spark):
+    """`lurm.text_hash` must be Spark's hash, or events would be looked for in the wrong bucket's files."""
+    texts = ["", "Spark", "é日本🎈", *("x" * length + str(length) for length in range(70))]
+    frame = spark.createDataFrame([(text,) for text in texts], "user_id string")
+    rows = frame.select("user_id", F.xxhash64("user_id").alias("hash"), bucket_of("user_id", 7).alias("bucket")).collect()
+    array = pa.array([row.user_id for row in rows])
+    assert hash_text(array).tolist() == [row.hash for row in rows]
+    assert bucket_numbers(array, 7).tolist() == [row.bucket for row in rows]
+
+
+def test_small_tasks_share_a_start(spark, store):
+    """What a task names itself holds for all of its rows, and files do not depend on who shares a start with whom."""
+    def produce(task, counted):
+        counted["tasks"] += 1
+        yield pa.RecordBatch.from_pylist([{"item_id": f"i{task['batch']}", "interest_id": 1}], ITEM_INTERESTS.data_schema)
+
+    tasks = [{"batch": str(number)} for number in range(50)]
+    totals = Counter()
+    alone, together = (
+        stage_tasks(spark, tasks, produce, store, ITEM_INTERESTS, "run1", rows_per_file=10, keys=["batch"], partition={"space_id": "s"},
+                    totals=totals, sizes=sizes) for sizes in (None, [1] * 50)
+    )
+    assert alone == together and len(alone) == 50 and totals == {"tasks": 100}
+    assert {file.partition["batch"]: file.first_key for file in alone} == {str(number): f"i{number}" for number in range(50)}
 
 
 def test_what_a_worker_cannot_write_is_one_sentence(tmp_path, spark):
