@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lurm.bag_of_interests import add_cells
 from lurm.manifest import Snapshot
 from lurm.schema import BAGS, TIMESTAMP
 from lurm.staging import read_files
@@ -122,8 +123,8 @@ class _Bags:
     def with_more_of_first(self, more: "_Bags") -> "_Bags":
         """The first user's bag with another bag of his added to it."""
         end = self.offsets[1]
-        interest_ids, places = np.unique(np.concatenate([more.interest_ids, self.interest_ids[:end]]), return_inverse=True)
-        counts = np.bincount(places, np.concatenate([more.counts, self.counts[:end]]), len(interest_ids)).astype(np.int64)
+        both, counts = np.concatenate([more.interest_ids, self.interest_ids[:end]]), np.concatenate([more.counts, self.counts[:end]])
+        _, interest_ids, counts = add_cells(np.zeros(len(both), np.int64), both, counts)
         offsets = self.offsets + (len(interest_ids) - end)
         offsets[0] = 0
         first, last = self.first.copy(), self.last.copy()
@@ -161,19 +162,9 @@ def _bags_of(batch: pa.RecordBatch, interests: InterestTable, counted: Counter) 
     total, assigned = int(weights.sum(dtype=np.int64)), int(of_weight.sum(dtype=np.int64))
     counted[ASSIGNED] += assigned
     counted[UNASSIGNED] += total - assigned
-    cells = (user_of << 32) | of_item
-    if len(cells) and of_weight.min() == of_weight.max() == 1:
-        cells.sort()
-        heads = np.flatnonzero(np.diff(cells, prepend=-1))
-        counts = np.diff(np.append(heads, len(cells)))
-    else:
-        order = np.argsort(cells)
-        cells = cells[order]
-        heads = np.flatnonzero(np.diff(cells, prepend=-1))
-        counts = np.add.reduceat(of_weight[order].astype(np.int64), heads) if len(heads) else np.zeros(0, np.int64)
-    cells = cells[heads]
-    offsets = np.searchsorted(cells >> 32, np.arange(len(starts) + 1))
-    return _Bags(users.dictionary.take(users.indices.take(pa.array(starts))), offsets, (cells & 0xFFFFFFFF).astype(np.int32), counts, first, last)
+    users_of_cells, interest_ids, counts = add_cells(user_of, of_item, of_weight)
+    offsets = np.searchsorted(users_of_cells, np.arange(len(starts) + 1))
+    return _Bags(users.dictionary.take(users.indices.take(pa.array(starts))), offsets, interest_ids, counts, first, last)
 
 
 def _check(user_ids: pa.Array, before: _Bags | None, bucket: int, n_buckets: int) -> None:
