@@ -30,6 +30,7 @@ from spark_jobs.tables import bucket_of, read_table, stage_frame, stage_tasks
 log = logging.getLogger("lurm")
 NOT_SORTED = "not sorted"  # beside the months and ASSIGNED in what tasks count
 ROWS_AT_ONCE = 131_072
+TABLES = 4  # a worker's own table may be so many times what Spark broadcasts, which the JVM holds several times over
 KEYS = ["scale", "period", "until", "bucket"]
 
 
@@ -71,7 +72,7 @@ def _count_sorted(context: Context, space_id: str, events: Snapshot, interests: 
     """
     store, settings = context.store, context.config.spark
     tasks = sorted_tasks(events, context.as_of, settings.user_buckets)
-    if tasks is None or interests.rows() * ITEM_BYTES >= settings.broadcast_mb * 2**20:
+    if tasks is None or interests.rows() * ITEM_BYTES >= TABLES * settings.broadcast_mb * 2**20:
         return None
     produce = month_counter(store, interests, context.as_of, settings.user_buckets)
     spark, totals = context.spark(), Counter()
@@ -182,19 +183,17 @@ def _build_years(context: Context, space_id: str) -> dict:
         {"scale": YEAR, "period": year, "until": until(year, context.as_of), "bucket": bucket}
         for year in changed for bucket in by_year[year].values("bucket")
     ]
+    sizes = [sum(file.size for file in by_year[task["period"]].where(bucket=task["bucket"]).files) for task in tasks]
 
     def produce(task: dict, counted):
         part: Snapshot = by_year[task["period"]].where(bucket=task["bucket"])
         for lives, facts in read_lives(store, part):
-            batch = batches_of(sum_periods(lives[MONTH]), facts)
-            for name in KEYS:
-                batch = batch.append_column(name, pa.array([task[name]] * batch.num_rows))
-            yield batch
+            yield batches_of(sum_periods(lives[MONTH]), facts)
 
     spark = context.spark()
     with progress(spark, "build-bags, years"):
         files = stage_tasks(spark, tasks, produce, store, BAGS, run_key, rows_per_file=settings.rows_per_file, keys=KEYS,
-                            partition={"space_id": space_id})
+                            partition={"space_id": space_id}, sizes=sizes)
     figures = {"periods": {year: {"recipe": recipes[year], "unassigned": 0, "interests": ""} for year in changed},
                "rows": sum(file.rows for file in files)}
     _commit(context, space_id, YEAR, changed, run_key, files, figures)
