@@ -198,14 +198,15 @@ def count_in_spark(folder: str, threads: int, memory_gb: float) -> dict:
         for _ in count(task, counted):
             yield from ()
 
-    def count_months() -> None:
+    def count_months(tasks: list[dict]) -> None:
         stage_tasks(spark, tasks, throw_away, context.store, BAGS, "none", rows_per_file=1, sizes=[task["size"] for task in tasks])
 
     months = context.events().values("month")
     group(months[:1])
-    stage_tasks(spark, [{}], lambda task, counted: iter(()), context.store, BAGS, "none", rows_per_file=1)
+    if tasks:
+        count_months(tasks[: 4 * threads])
     told, seen = {}, traffic(spark)
-    ways = {"spark, group-by": lambda: group(months), "lurm, counting": count_months, "lurm build-bags": lambda: run(context)}
+    ways = {"spark, group-by": lambda: group(months), "lurm, counting": lambda: count_months(tasks), "lurm build-bags": lambda: run(context)}
     for name, work in ways.items():
         if name == "lurm, counting" and tasks is None:
             continue

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lurm.errors import StoreError
 from lurm.manifest import DataFile
 from lurm.schema import Table
 from lurm.store import Store
+from lurm.vector_pages import parquet_pieces
 
 FILE_BYTES = 128_000_000  # of Arrow memory; bounds what a writer holds
 ROW_GROUP_BYTES = 16_000_000
@@ -34,23 +34,24 @@ def stage_table(store: Store, table: Table, run_key: str, partition: Mapping[str
     rows = rows.select(table.data_schema.names).cast(table.data_schema).combine_chunks()  # pages end where chunks do: bytes would differ
     floats = any(pa.types.is_list(kind) and pa.types.is_floating(kind.value_type) for kind in table.data_schema.types)
     row_bytes = max(1, rows.nbytes // max(1, rows.num_rows))
-    sink = pa.BufferOutputStream()
-    pq.write_table(
+    pieces = parquet_pieces(
         rows,
-        sink,
+        row_group_size=max(1_024, min(131_072, ROW_GROUP_BYTES // row_bytes)),
         compression="none" if floats else "zstd",  # float mantissas do not compress: it would cost time and save nothing
         use_dictionary=not floats,
-        row_group_size=max(1_024, min(131_072, ROW_GROUP_BYTES // row_bytes)),
     )
-    data = sink.getvalue()
-    sha256 = hashlib.sha256(data).hexdigest()
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
+        digest.update(piece)
+        size += memoryview(piece).nbytes
+    sha256 = digest.hexdigest()
     folders = [f"{column}={partition[column]}" for column in table.partition_by if column in partition]
     path = "/".join([*folders, f"{run_key}-{sha256[:16]}.parquet"])
     target = store.path("tables", table.name, *path.split("/"))
-    if store.sizes([target]) != [data.size]:  # never touch a file that may be live already
-        store.write_bytes(target, data)
+    if store.sizes([target]) != [size]:  # never touch a file that may be live already
+        store.write_bytes(target, pieces)
     first_key, last_key = _key_range(table, rows)
-    return DataFile(path, data.size, rows.num_rows, sha256, dict(partition), first_key, last_key)
+    return DataFile(path, size, rows.num_rows, sha256, dict(partition), first_key, last_key)
 
 
 class PartitionWriter:

@@ -2,14 +2,17 @@
 
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 from small_pipeline import instant, rows_of
 
 from lurm.errors import StoreError
+from lurm.joining.embedding_units import list_column
 from lurm.manifest import Manifest
-from lurm.schema import BAGS, EVENTS, ITEM_INTERESTS
+from lurm.schema import BAGS, EVENTS, ITEM_EMBEDDINGS, ITEM_INTERESTS
+from lurm.staging import stage_table
 from lurm.store import Store
 from lurm.text_hash import bucket_numbers, hash_text
 from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame, stage_tasks
@@ -52,6 +55,18 @@ def test_a_table_comes_back_with_its_partitions_whoever_reads_the_files(spark, s
     remote = Store(store.uri)
     remote.is_local = False  # as for an object store: executors read with Arrow, Spark needs no connector
     assert as_tuples(read_table(spark, remote, remote.snapshot("events"))) == expected
+
+
+def test_spark_reads_vectors_that_were_written_as_they_lie_in_memory(spark, store):
+    """`lurm.vector_pages` writes these pages; tests/test_vector_pages.py holds other engines to them."""
+    vectors, scope = np.random.default_rng(0).standard_normal((700, 1_280), dtype=np.float32), {"encoder_id": "e", "batch": "b"}
+    columns = [[f"i{number:03d}" for number in range(700)], np.arange(700), list_column(vectors)]
+    file = stage_table(store, ITEM_EMBEDDINGS, "run1", scope, pa.table(columns, names=ITEM_EMBEDDINGS.data_schema.names))
+    store.commit(Manifest(ITEM_EMBEDDINGS.name, "run1", (file,), (scope,)))
+    frame = read_table(spark, store, store.snapshot(ITEM_EMBEDDINGS.name))
+    found = np.array([row.embedding for row in frame.orderBy("item_id").collect()], np.float32)
+    assert np.array_equal(found, vectors)
+    assert frame.where("item_id = 'i123'").selectExpr("size(embedding)", "embedding[5]").first()[:] == (1_280, vectors[123, 5])
 
 
 def test_a_pinned_snapshot_stays_what_it_was(spark, store, staged):
