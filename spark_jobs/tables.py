@@ -18,6 +18,7 @@ from lurm.staging import STAGED, PartitionWriter, read_files, staged_rows
 from lurm.store import Store
 
 CHUNK_BYTES = 64 << 20  # of files that one task reads, where Spark does not cut them itself
+TASKS_A_CORE = 8  # at least, of work that could be cut further: nobody waits long for the last one
 COUNTED = "counted"  # in place of a path: a row of figures, not of a file
 
 
@@ -122,7 +123,7 @@ def stage_tasks(
                 yield from staged_rows(writer.write(produce(task, counted)))
                 yield from staged_rows([DataFile(COUNTED, 0, 0, "", dict(counted))])
 
-    chunks = _chunks(tasks, sizes, 2 * spark.sparkContext.defaultParallelism) if sizes else [[task] for task in tasks]
+    chunks = _chunks(tasks, sizes, TASKS_A_CORE * spark.sparkContext.defaultParallelism) if sizes else [[task] for task in tasks]
     listing = spark.sparkContext.parallelize([(json.dumps(chunk),) for chunk in chunks], len(chunks)).toDF("tasks string")
     return _without_counts(_collect(listing.mapInArrow(work, from_arrow_schema(STAGED), profile=resources)), totals)
 
