@@ -5,7 +5,11 @@ pyarrow writes everything else, and the vectors as empty lists; these are then r
 the same length and nothing is null, the levels that say where lists begin are the same few bytes for every row, and plainly encoded float32 are
 the numbers themselves, so a page is a header, a pattern and a piece of memory: what is left is to copy it once, into the file. Readers see
 what pyarrow would have written (https://parquet.apache.org/docs/file-format/). Lists of another kind are for pyarrow alone.
+
+`read_rows` reads single vectors out of such a file: where each of them lies follows from its row and the length.
 """
+
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -85,17 +89,42 @@ def _grafted(file: pa.Buffer, vectors: dict[str, np.ndarray]) -> list:
 
 def pages_of(matrix: np.ndarray) -> list:
     """Data pages of vectors (n, width): headers and levels as bytes, numbers as they are."""
-    n_rows, width = matrix.shape
-    rows_of_page = max(1, PAGE_BYTES // (4 * width))
-    # Levels of a vector's numbers: the first begins a list (0), the others go on with it (1); all are there (3). Eight as bits, then a run.
-    begins = bytes([0b11, 0b11111110]) + unsigned(width - 8 << 1) + b"\x01"
     pieces: list = []
-    for start in range(0, n_rows, rows_of_page):
+    rows_of_page = _rows_of_page(matrix.shape[1])
+    for start in range(0, len(matrix), rows_of_page):
         page = matrix[start : start + rows_of_page]
-        levels = b"".join(len(part).to_bytes(4, "little") + part for part in (begins * len(page), unsigned(page.size << 1) + b"\x03"))
-        size = len(levels) + page.nbytes
-        header = {1: (I32, DATA_PAGE), 2: (I32, size), 3: (I32, size),
-                  5: (STRUCT, {1: (I32, page.size), 2: (I32, PLAIN), 3: (I32, RLE), 4: (I32, RLE)})}
-        pieces += [write_struct(header) + levels, page.reshape(-1).view(np.uint8)]
+        pieces += [_before_numbers(*page.shape), page.reshape(-1).view(np.uint8)]
     return pieces
+
+
+def read_rows(source: pa.NativeFile, group: pq.RowGroupMetaData, column: str, rows: np.ndarray) -> np.ndarray | None:
+    """Vectors of some rows of a row group, (n, width) float32, of which nothing else is read; None if `pages_of` has not written them."""
+    told = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema.split(".")[0] == column)
+    n_rows, width = group.num_rows, told.num_values // max(1, group.num_rows)
+    if width < SHORTEST or told.physical_type != "FLOAT" or told.compression != "UNCOMPRESSED" or told.num_values != n_rows * width:
+        return None
+    rows_of_page, start = _rows_of_page(width), told.data_page_offset
+    first = _before_numbers(min(n_rows, rows_of_page), width)
+    n_full, rest = divmod(n_rows, rows_of_page)
+    size = n_full * (len(first) + 4 * width * rows_of_page) + (len(_before_numbers(rest, width)) + 4 * width * rest if rest else 0)
+    if told.total_compressed_size != size or source.read_at(len(first), start) != first:
+        return None
+    pages = rows // rows_of_page
+    heads = np.where(pages < n_full, len(first), len(_before_numbers(rest, width)) if rest else 0)
+    places = start + pages * (len(first) + 4 * width * rows_of_page) + heads + 4 * width * (rows % rows_of_page)
+    return np.stack([np.frombuffer(source.read_at(4 * width, place), "<f4") for place in places.tolist()])
+
+
+def _rows_of_page(width: int) -> int:
+    return max(1, PAGE_BYTES // (4 * width))
+
+
+@lru_cache(maxsize=64)
+def _before_numbers(n_rows: int, width: int) -> bytes:
+    """Header and levels of a page. The first number of a vector begins a list (0), the others go on with it (1), and all are there (3)."""
+    begins = bytes([0b11, 0b11111110]) + unsigned(width - 8 << 1) + b"\x01"  # eight as bits, then a run
+    levels = b"".join(len(part).to_bytes(4, "little") + part for part in (begins * n_rows, unsigned(n_rows * width << 1) + b"\x03"))
+    size = len(levels) + 4 * n_rows * width
+    numbers = {1: (I32, n_rows * width), 2: (I32, PLAIN), 3: (I32, RLE), 4: (I32, RLE)}
+    return write_struct({1: (I32, DATA_PAGE), 2: (I32, size), 3: (I32, size), 5: (STRUCT, numbers)}) + levels
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lurm.joining.embedding_units import list_column
-from lurm.vector_pages import PAGE_BYTES, SHORTEST, parquet_pieces
+from lurm.vector_pages import PAGE_BYTES, SHORTEST, parquet_pieces, read_rows
 
 PLAIN = {"compression": "none", "use_dictionary": False}
 
@@ -96,3 +96,29 @@ def test_a_slice_of_a_column_is_itself_only():
     column = pa.chunked_array([rows.column("embedding").chunk(0).slice(3, 10)])
     rows = rows.slice(3, 10).combine_chunks().set_column(1, "embedding", column)
     assert pq.read_table(pa.BufferReader(whole(rows)), use_threads=False).equals(rows)
+
+
+@given(st.integers(1, 700), st.sampled_from([SHORTEST, 1_280, PAGE_BYTES // 12]), st.integers(1, 400), st.data())
+def test_single_vectors_are_found_by_their_place(n, width, row_group_size, data):
+    n = n if width < 2_000 else n % 9 + 1
+    vectors = random(n, width)
+    source = pa.BufferReader(whole(table_of(vectors), row_group_size))
+    metadata = pq.ParquetFile(source).metadata
+    group = data.draw(st.integers(0, metadata.num_row_groups - 1))
+    rows = np.array(data.draw(st.lists(st.integers(0, metadata.row_group(group).num_rows - 1), min_size=1, max_size=20)))
+    found = read_rows(source, metadata.row_group(group), "embedding", rows)
+    assert found.dtype == np.float32 and np.array_equal(found, vectors[group * row_group_size + rows])
+
+
+@pytest.mark.parametrize("options", [PLAIN, {"compression": "zstd"}, {**PLAIN, "write_statistics": False}, {**PLAIN, "data_page_version": "2.0"}])
+def test_files_of_pyarrow_are_not_taken_for_ours(options):
+    sink = pa.BufferOutputStream()
+    pq.write_table(table_of(random(500, 64)), sink, **options)
+    source = pa.BufferReader(sink.getvalue())
+    assert read_rows(source, pq.ParquetFile(source).metadata.row_group(0), "embedding", np.array([3])) is None
+
+
+def test_lists_of_several_lengths_are_not_taken_for_vectors():
+    lists = pa.array([[1.0] * 32, [1.0] * 16, [1.0] * 24], pa.list_(pa.float32()))
+    source = pa.BufferReader(whole(pa.table({"embedding": lists})))
+    assert read_rows(source, pq.ParquetFile(source).metadata.row_group(0), "embedding", np.array([1])) is None
