@@ -6,12 +6,15 @@ A table of events (24 months, 20,000 items, 300 events a user) and the interests
 
   spark, group-by      the join and the group-by of build-bags alone, its rows thrown away
   duckdb, group-by     the same of the same files, its rows summed up
+  lurm, counting       the months of build-bags alone, its rows thrown away
   lurm build-bags      the whole stage: months and years as sorted, checksummed files by period and bucket, committed
   duckdb, to files     months and years as lists, sorted by user, one file per period and bucket: what the stage does, in SQL
 
 each program in a process of its own with as many threads and as much memory (Spark's heap, DuckDB's memory_limit; both may spill). Spark's
-start, and a first small query of both, are in no figure. `user` is a world in which one user has a tenth of the events (10^6 at most),
-`interest` one in which half of the events are of one interest. Memory is the largest proportional set size of everything a program started.
+start, and a first small query of both, are in no figure. Files of events lie as ingest leaves them, sorted by user and cut by bucket;
+with `--any-files` each holds all buckets, as if spark.user_buckets had been changed since, and Spark has to group. `user` is a world in
+which one user has a tenth of the events (10^6 at most), `interest` one in which half of the events are of one interest. Memory is the
+largest proportional set size of everything a program started.
 """
 
 import argparse
@@ -34,9 +37,10 @@ from lurm.lineage import Context
 from lurm.manifest import Manifest
 from lurm.memory import PeakMemory
 from lurm.periods import month_name, month_number
-from lurm.schema import EVENTS, ITEM_INTERESTS, TIMESTAMP
+from lurm.schema import BAGS, EVENTS, ITEM_INTERESTS, TIMESTAMP
 from lurm.staging import stage_table
 from lurm.store import Store
+from lurm.text_hash import bucket_numbers
 
 WORLDS = ("even", "user", "interest")
 AS_OF, FIRST_MONTH, N_MONTHS, N_ITEMS, EVENTS_PER_USER, FILE_ROWS = "2022-01-01", month_number("2020-01"), 24, 20_000, 300, 1_000_000
@@ -50,6 +54,7 @@ def main() -> None:
     parser.add_argument("--interests", type=int, default=2_000)
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(), help="of each program")
     parser.add_argument("--memory-gb", type=float, default=4.0, help="of each program")
+    parser.add_argument("--any-files", action="store_true", help="files that are not cut by bucket: the stage's other way")
     parser.add_argument("--plan", action="store_true", help="print Spark's physical plan of the months")
     parser.add_argument("--directory", help="where worlds and warehouses go (default: a temporary folder)")
     options = parser.parse_args()
@@ -63,7 +68,7 @@ def main() -> None:
         for world in options.worlds if n_events == options.events[0] else options.worlds[:1]:
             rows, plan = one_world(folder / f"{world}-{n_events}", world, n_events, options)
             for name, told in rows.items():
-                peer = rows[name.replace("spark", "duckdb") if name.startswith("spark") else "duckdb, to files"]
+                peer = rows["duckdb, to files" if name == "lurm build-bags" else "duckdb, group-by"]
                 ratio = f"{peer['seconds'] / told['seconds']:.2f}" if not name.startswith("duckdb") else ""
                 shuffled, spilled = (f"{told[what] / 1e6:,.0f}" if what in told else "" for what in ("shuffled", "spilled"))
                 smaller, seconds = before.get((world, name), (0, 0.0))
@@ -81,17 +86,18 @@ def main() -> None:
 def one_world(folder: Path, world: str, n_events: int, options: argparse.Namespace) -> tuple[dict[str, dict], str]:
     """Figures of every program, and Spark's plan; at the end it is checked that the bags of both hold the same."""
     shutil.rmtree(folder, ignore_errors=True)
-    write_events(folder, world, n_events, options.interests)
+    write_events(folder, world, n_events, options.interests, 1 if options.any_files else load_config(None, []).spark.user_buckets)
     given = (str(folder), options.threads, options.memory_gb)
     spark, duckdb = apart(count_in_spark, *given), apart(count_in_duckdb, *given)
     assert spark.pop("content") == duckdb.pop("content"), "the same bags: rows, cells and events of months and years"
     plan = spark.pop("plan")
     shutil.rmtree(folder)
-    order = ("spark, group-by", "duckdb, group-by", "lurm build-bags", "duckdb, to files")
-    return {name: {**spark, **duckdb}[name] for name in order}, plan
+    order = ("spark, group-by", "lurm, counting", "duckdb, group-by", "lurm build-bags", "duckdb, to files")
+    told = {**spark, **duckdb}
+    return {name: told[name] for name in order if name in told}, plan
 
 
-def write_events(folder: Path, world: str, n_events: int, n_interests: int) -> None:
+def write_events(folder: Path, world: str, n_events: int, n_interests: int, n_buckets: int) -> None:
     """`events` and `item_interests` as ingest and assign-interests leave them, and a model in name only, so that a stage finds its chain."""
     store, rng = Store(str(folder)), np.random.default_rng(0)
     for kind, name in (("models", MODEL), ("spaces", SPACE)):
@@ -106,6 +112,8 @@ def write_events(folder: Path, world: str, n_events: int, n_interests: int) -> N
         n_rows, parts = n_events * (number + 1) // N_MONTHS - n_events * number // N_MONTHS, []
         for start in range(0, n_rows, FILE_ROWS):
             parts.append(events_of(rng, world, min(FILE_ROWS, n_rows - start), n_events, n_users, FIRST_MONTH + number))
+        if n_buckets > 1:
+            parts = cut_by_bucket(pa.concat_tables(parts), n_buckets)
         commit(store, EVENTS, {"month": month_name(FIRST_MONTH + number)}, parts)
 
 
@@ -120,6 +128,15 @@ def events_of(rng: np.random.Generator, world: str, n_rows: int, n_events: int, 
     order = np.lexsort((times, users))
     columns = [named("u", users[order], 9), named("i", items[order], 6), pa.array(times[order]).cast(TIMESTAMP), pa.array(np.ones(n_rows, np.int32))]
     return pa.table(columns, schema=EVENTS.data_schema)
+
+
+def cut_by_bucket(rows: pa.Table, n_buckets: int) -> list[pa.Table]:
+    """The events of a month in files of one bucket each, ascending by user, time and item."""
+    buckets, parts = bucket_numbers(rows.column("user_id").combine_chunks(), n_buckets), []
+    for bucket in range(n_buckets):
+        part = rows.filter(pa.array(buckets == bucket)).sort_by([(name, "ascending") for name in EVENTS.sorted_by])
+        parts += [part.slice(start, FILE_ROWS) for start in range(0, part.num_rows, FILE_ROWS)]
+    return parts
 
 
 def named(letter: str, numbers: np.ndarray, width: int) -> pa.Array:
@@ -159,9 +176,9 @@ def measured(work: Callable) -> dict:
 def count_in_spark(folder: str, threads: int, memory_gb: float) -> dict:
     from pyspark.sql import functions as F
 
-    from spark_jobs.build_bags import run
+    from spark_jobs.build_bags import month_counter, run, sorted_tasks
     from spark_jobs.session import open_session
-    from spark_jobs.tables import read_table
+    from spark_jobs.tables import read_table, stage_tasks
 
     config = load_config(None, [f"spark.master=local[{threads}]", f"spark.driver_memory={round(memory_gb * 1024)}m"])
     spark = open_session(config)
@@ -174,10 +191,25 @@ def count_in_spark(folder: str, threads: int, memory_gb: float) -> dict:
             F.sum("weight").cast("int"), F.min("timestamp"), F.max("timestamp"))
         counts.write.format("noop").mode("overwrite").save()
 
+    tasks = sorted_tasks(context.events(), AS_OF, config.spark.user_buckets)
+    count = month_counter(context.store, context.interests(), AS_OF, config.spark.user_buckets)
+
+    def throw_away(task: dict, counted):
+        for _ in count(task, counted):
+            yield from ()
+
+    def count_months(tasks: list[dict]) -> None:
+        stage_tasks(spark, tasks, throw_away, context.store, BAGS, "none", rows_per_file=1, sizes=[task["size"] for task in tasks])
+
     months = context.events().values("month")
     group(months[:1])
+    if tasks:
+        count_months(tasks[: 4 * threads])
     told, seen = {}, traffic(spark)
-    for name, work in (("spark, group-by", lambda: group(months)), ("lurm build-bags", lambda: run(context))):
+    ways = {"spark, group-by": lambda: group(months), "lurm, counting": lambda: count_months(tasks), "lurm build-bags": lambda: run(context)}
+    for name, work in ways.items():
+        if name == "lurm, counting" and tasks is None:
+            continue
         told[name] = measured(work)
         now = traffic(spark)
         told[name] |= {what: now[what] - seen[what] for what in now}

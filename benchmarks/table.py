@@ -1,16 +1,20 @@
 """Writing and reading the table of user embeddings: gigabytes a second and core, what smaller numbers save and lose, and look-ups.
 
     python benchmarks/table.py --users 20000 [--table 1000000] [--anchors 10] [--dim 128] [--directory DIR]
+    python benchmarks/table.py --users 20000 --warehouse demo/warehouse --labels demo/world-d8a5e0d5/users.parquet --label persona age_band
 
 Random vectors of 10 anchors x 128 numbers, one thread. Rates are gigabytes of float32 vectors a second of processor time, the best of five.
 
 1. Writing one file of `--users`: pyarrow from Python lists, from a pandas column of arrays, and from a list column over one flat array, with
-   other options; the checksum and the file alone; and `lurm.staging.stage_table`, which is all of it.
+   other options; `lurm.vector_pages`, which puts the numbers into pyarrow's file as they are; the checksum and the file alone; and
+   `lurm.staging.stage_table`, which is pages, checksum and file.
 2. The same vectors in smaller numbers: bytes a user, rates (of the float32 that they stand for), and the error. float32 that is rounded to
    float16 stays float32 for every reader; float16 is another type of column; int8 comes with a column of one scale an anchor (Parquet has no
    number shorter than 32 bits: int8 is small only as a dictionary).
 3. 1,000 random users looked up in a released table of `--table` users: `open_table(...).vectors` beside pyarrow's dataset and DuckDB, wall
-   clock, opening included; the median of five, the files in the system's cache.
+   clock, opening included; the median of five, the files in the system's cache. And a scan of all of it.
+4. With `--warehouse` and `--labels`: what the smaller numbers of 2 cost a linear probe of these labels, AUC on users that it did not see, and the
+   paired difference with its interval over users.
 """
 
 import argparse
@@ -36,6 +40,7 @@ from lurm.releases import move_release
 from lurm.schema import TIMESTAMP, USER_EMBEDDINGS
 from lurm.staging import stage_table
 from lurm.store import Store
+from lurm.vector_pages import parquet_pieces
 
 AS_OF, MODEL, RUN_KEY = "2022-01-01", "model-random", "a" * 16
 SCOPE = {"as_of": AS_OF, "model_id": MODEL}
@@ -49,6 +54,10 @@ def main() -> None:
     parser.add_argument("--table", type=int, default=100_000, help="users of the table that is looked up in; 10^6 x 1,280 numbers are 5.2 GB of disk")
     parser.add_argument("--anchors", type=int, default=10)
     parser.add_argument("--dim", type=int, default=128, help="numbers of an anchor")
+    parser.add_argument("--warehouse", help="a release whose vectors are probed in smaller numbers; needs --labels")
+    parser.add_argument("--labels", help="a file with a row a user")
+    parser.add_argument("--user", default="user_id", help="its column of users")
+    parser.add_argument("--label", nargs="+", default=[], help="its columns of labels, of at most 20 classes each")
     parser.add_argument("--directory", help="where files and table go (default: a temporary folder)")
     options = parser.parse_args()
     folder = Path(options.directory or tempfile.mkdtemp(prefix="lurm-bench-"))
@@ -60,6 +69,8 @@ def main() -> None:
     written(vectors, folder)
     smaller(vectors, options.anchors)
     looked_up(folder / "warehouse", options)
+    if options.warehouse:
+        probed(options)
     if not options.directory:
         shutil.rmtree(folder)
 
@@ -78,6 +89,8 @@ def written(vectors: np.ndarray, folder: Path) -> None:
         "  and pages of 16 MB": (vectors, lambda: to_parquet(rows, **plain, write_statistics=NARROW, data_page_size=16 << 20)),
         "  byte stream split": (vectors, lambda: to_parquet(rows, **plain, write_statistics=NARROW, use_byte_stream_split=[LEAF])),
         "binary, a cell a vector": (vectors, lambda: to_parquet(_binary(rows, vectors), **plain)),
+        "lurm.vector_pages": (vectors, lambda: parquet_pieces(rows, plain["row_group_size"], compression="none", use_dictionary=False)),
+        "  and the checksum": (vectors, lambda: _hashed(parquet_pieces(rows, plain["row_group_size"], compression="none", use_dictionary=False))),
         "SHA-256 alone": (vectors, lambda: hashlib.sha256(file).hexdigest()),
         "file alone": (vectors, lambda: (folder / "alone.parquet").write_bytes(file)),
         "lurm.staging.stage_table": (vectors, lambda: _staged_anew(store, rows)),
@@ -147,6 +160,24 @@ def looked_up(warehouse: Path, options: argparse.Namespace) -> None:
             assert len(found) == len(users), "everybody is found"
         middle = float(np.median(seconds))
         print(f"{name:<32}{middle:>9.3f}{len(users) / middle:>11,.0f}", flush=True)
+    n_bytes = 4 * options.table * options.anchors * options.dim
+    print(f"{'open_table(...).scan()':<32}{best(lambda: sum(batch.num_rows for batch in open_table(uri).scan()), n_bytes, 2):>9.2f} GB/s a core")
+
+
+def probed(options: argparse.Namespace) -> None:
+    from lurm.evaluation.paired_probe import probe_both, read_labels
+
+    table = open_table(options.warehouse)
+    print(f"\n{'label':<18}{'numbers':<10}{'users':>7}{'AUC float32':>13}{'AUC':>9}{'difference':>12}  95 % interval over users")
+    for label in options.label:
+        labels = read_labels(options.labels, options.user, label, None, table.as_of)
+        vectors, known = table.vectors(labels.users, absent="mask")
+        vectors = vectors[known]
+        for dtype in (FLOAT16, INT8):
+            told = probe_both(vectors, quantize(vectors, dtype, table.n_anchors).vectors(), labels.labels[known])
+            change = told["difference"]
+            print(f"{label:<18}{dtype:<10}{told['users']:>7,}{told['before']:>13.4f}{told['now']:>9.4f}{change['mean']:>+12.4f}  "
+                  f"[{change['low']:+.4f}, {change['high']:+.4f}]", flush=True)
 
 
 def best(work: Callable, n_bytes: int, tries: int = TRIES) -> float:
@@ -171,6 +202,13 @@ def numbers(rows: pa.Table, shape: tuple[int, int]) -> np.ndarray:
 
 def _read(file: pa.Buffer, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(pa.BufferReader(file), columns=columns, use_threads=False)
+
+
+def _hashed(pieces: list) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _staged_anew(store: Store, rows: pa.Table) -> None:

@@ -164,10 +164,29 @@ def batches_of(lives: Lives, facts: pa.Table) -> pa.RecordBatch:
 def sum_periods(lives: Lives) -> Lives:
     """The sum of all periods of every user, as one row a user with period 0 (none for a user without rows)."""
     row_users = np.repeat(np.arange(lives.n_users), np.diff(lives.row_offsets))
-    users = np.repeat(row_users, np.diff(lives.offsets))
-    summed = add_counts(users, np.zeros(len(users), np.int32), lives.interest_ids, lives.counts)
-    row_offsets = np.searchsorted(summed.user_ids.astype(np.int64), np.arange(lives.n_users + 1))  # one row each for those who have any
-    return Lives(lives.user_ids, row_offsets, summed.periods, summed.offsets, summed.interest_ids, summed.counts)
+    users, interest_ids, counts = add_cells(np.repeat(row_users, np.diff(lives.offsets)), lives.interest_ids, lives.counts)
+    ends = np.searchsorted(users, np.arange(lives.n_users + 1))
+    active = np.flatnonzero(np.diff(ends))
+    return Lives(lives.user_ids, np.searchsorted(active, np.arange(lives.n_users + 1)).astype(np.int64), np.zeros(len(active), np.int32),
+                 np.append(ends[active], len(users)).astype(np.int64), interest_ids, counts.astype(np.int32))
+
+
+def add_cells(users: np.ndarray, interest_ids: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sum counts > 0 of equal (user, interest), where users are numbers from 0: users and counts int64, interests int32, ascending, no pair twice."""
+    if not len(users):
+        return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    interest_bits, count_bits = int(interest_ids.max()).bit_length(), int(counts.max()).bit_length()
+    cells = users.astype(np.int64) << interest_bits | interest_ids
+    if int(users.max()).bit_length() + interest_bits + count_bits < 64:  # the count travels in the number: no argsort, no gathering
+        cells = cells << count_bits | counts
+        cells.sort()
+        counts, cells = cells & ((1 << count_bits) - 1), cells >> count_bits
+    else:
+        order = np.argsort(cells)
+        cells, counts = cells[order], counts[order].astype(np.int64)
+    starts = np.flatnonzero(_changes(cells))
+    cells = cells[starts]
+    return cells >> interest_bits, (cells & ((1 << interest_bits) - 1)).astype(np.int32), np.add.reduceat(counts, starts)
 
 
 def pack_counts(batches: Iterable[pa.RecordBatch], keys: Sequence[str]) -> Iterator[pa.RecordBatch]:

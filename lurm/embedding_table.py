@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lurm.errors import InputError, MissingInputError, UnknownUserError
@@ -27,6 +28,9 @@ from lurm.retirement import check_end
 from lurm.schema import USER_EMBEDDINGS
 from lurm.staging import read_files
 from lurm.store import Store
+from lurm.vector_pages import read_rows
+
+FEW = 8  # a row group of which less than an eighth is wanted is read vector by vector
 
 
 class EmbeddingTable:
@@ -199,23 +203,27 @@ class EmbeddingTable:
         return batch.set_column(place, "embedding", list_column(numbers.reshape(batch.num_rows, len(anchors) * self.dim)))
 
     def _look_up(self, uri: str, names: np.ndarray, found: np.ndarray, known: np.ndarray) -> None:
-        """Fill rows of `found` from one file, reading only the row groups that hold a wanted user."""
+        """Fill rows of `found` from one file, reading only the vectors, or the row groups, of wanted users."""
         with self._store.filesystem.open_input_file(uri) as source:
-            file = pq.ParquetFile(source)
+            file, asked = pq.ParquetFile(source), pa.array(names, pa.string())
             for group in range(file.num_row_groups):
                 statistics = file.metadata.row_group(group).column(0).statistics
                 if statistics is not None and statistics.has_min_max:
                     if np.searchsorted(names, statistics.max, side="right") == np.searchsorted(names, statistics.min, side="left"):
                         continue
-                users = file.read_row_group(group, columns=["user_id"]).column("user_id").to_numpy()
-                places = np.searchsorted(users, names)
-                hits = np.flatnonzero(users[np.minimum(places, len(users) - 1)] == names)
-                if len(hits):
+                users = file.read_row_group(group, columns=["user_id"]).column("user_id")
+                rows = np.flatnonzero(pc.is_in(users, asked).to_numpy())
+                if not len(rows):
+                    continue
+                hits = np.searchsorted(names, users.take(pa.array(rows)).to_numpy())
+                vectors = None
+                if len(rows) * FEW < len(users):
+                    vectors = read_rows(source, file.metadata.row_group(group), "embedding", rows)
+                if vectors is None:
                     column = file.read_row_group(group, columns=["embedding"]).column("embedding").combine_chunks()
                     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-                    matrix = column.flatten().to_numpy().reshape(len(users), -1)
-                    found[hits] = matrix[places[hits]]
-                    known[hits] = True
+                    vectors = column.flatten().to_numpy().reshape(len(users), -1)[rows]
+                found[hits], known[hits] = vectors, True
 
 
 def open_table(uri: str, as_of: str | None = None, *, model: str | None = None, epoch: int | None = None,

@@ -85,17 +85,20 @@ class Objects:
         with self.filesystem.open_input_stream(path) as stream:
             return stream.read()
 
-    def write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
-        """Write one file so that it is seen whole or not at all."""
+    def write_bytes(self, path: str, data: bytes | pa.Buffer | list) -> None:
+        """Write one file, from one piece or from a list of pieces, so that it is seen whole or not at all."""
+        pieces = data if isinstance(data, list) else [data]
         if not self.is_local:  # a PUT is atomic
             with self.filesystem.open_output_stream(path) as stream:
-                stream.write(data)
+                for piece in pieces:
+                    stream.write(piece)
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
             with open(temporary, "wb") as stream:
-                stream.write(data)
+                for piece in pieces:
+                    stream.write(piece)
             os.replace(temporary, path)
         except OSError:
             if os.path.exists(temporary):  # what did not fit must not keep the disk full

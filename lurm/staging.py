@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lurm.errors import StoreError
 from lurm.manifest import DataFile
 from lurm.schema import Table
 from lurm.store import Store
+from lurm.vector_pages import parquet_pieces
 
 FILE_BYTES = 128_000_000  # of Arrow memory; bounds what a writer holds
 ROW_GROUP_BYTES = 16_000_000
@@ -34,23 +34,24 @@ def stage_table(store: Store, table: Table, run_key: str, partition: Mapping[str
     rows = rows.select(table.data_schema.names).cast(table.data_schema).combine_chunks()  # pages end where chunks do: bytes would differ
     floats = any(pa.types.is_list(kind) and pa.types.is_floating(kind.value_type) for kind in table.data_schema.types)
     row_bytes = max(1, rows.nbytes // max(1, rows.num_rows))
-    sink = pa.BufferOutputStream()
-    pq.write_table(
+    pieces = parquet_pieces(
         rows,
-        sink,
+        row_group_size=max(1_024, min(131_072, ROW_GROUP_BYTES // row_bytes)),
         compression="none" if floats else "zstd",  # float mantissas do not compress: it would cost time and save nothing
         use_dictionary=not floats,
-        row_group_size=max(1_024, min(131_072, ROW_GROUP_BYTES // row_bytes)),
     )
-    data = sink.getvalue()
-    sha256 = hashlib.sha256(data).hexdigest()
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
+        digest.update(piece)
+        size += memoryview(piece).nbytes
+    sha256 = digest.hexdigest()
     folders = [f"{column}={partition[column]}" for column in table.partition_by if column in partition]
     path = "/".join([*folders, f"{run_key}-{sha256[:16]}.parquet"])
     target = store.path("tables", table.name, *path.split("/"))
-    if store.sizes([target]) != [data.size]:  # never touch a file that may be live already
-        store.write_bytes(target, data)
+    if store.sizes([target]) != [size]:  # never touch a file that may be live already
+        store.write_bytes(target, pieces)
     first_key, last_key = _key_range(table, rows)
-    return DataFile(path, data.size, rows.num_rows, sha256, dict(partition), first_key, last_key)
+    return DataFile(path, size, rows.num_rows, sha256, dict(partition), first_key, last_key)
 
 
 class PartitionWriter:
@@ -118,16 +119,18 @@ def staged_rows(files: Iterable[DataFile]) -> Iterator[pa.RecordBatch]:
 
 
 def read_files(store: Store, uris: Iterable[str], columns: Sequence[str] | None = None, batch_rows: int = 65_536,
-               filters=None, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+               filters=None, schema: pa.Schema | None = None, dictionaries: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
     """Stream Parquet files in order, in batches of bounded size; `filters` is a pyarrow expression that also skips row groups.
 
-    With `schema` a column of it that a file lacks is null: files written before the column was added are read like any other.
+    With `schema` a column of it that a file lacks is null: files written before the column was added are read like any other. Text columns
+    named in `dictionaries` stay the dictionaries that they are in the file.
     """
     import pyarrow.dataset as ds
 
+    form = ds.ParquetFileFormat(dictionary_columns=set(dictionaries))
     for uri in uris:
         try:
-            dataset = ds.dataset(uri, schema=schema, filesystem=store.filesystem, format="parquet", partitioning=None)
+            dataset = ds.dataset(uri, schema=schema, filesystem=store.filesystem, format=form, partitioning=None)
             yield from (batch for batch in dataset.to_batches(columns=list(columns) if columns else None, filter=filters,
                                                               batch_size=batch_rows, use_threads=False) if batch.num_rows)
         except (pa.ArrowInvalid, OSError) as error:

@@ -83,7 +83,7 @@ class Store:
         except OSError as error:
             raise _failed("look at", paths[0], error) from None
 
-    def write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
+    def write_bytes(self, path: str, data: bytes | pa.Buffer | list) -> None:
         """Write one file so that it is seen whole or not at all."""
         try:
             self.objects.write_bytes(path, data)

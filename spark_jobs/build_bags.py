@@ -4,9 +4,10 @@ In: events before as_of and the interests of items. Out: `bags`, partitioned by 
 from events only if its events changed, or if some of them had no interest and there are new ones; a year is the sum of its months.
 """
 
+import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,16 +16,21 @@ from pyspark.sql import functions as F
 from lurm.bag_of_interests import batches_of, pack_counts, read_lives, sum_periods
 from lurm.config import fingerprint
 from lurm.errors import InputError
+from lurm.event_counts import ASSIGNED, COLUMNS, ITEM_BYTES, UNASSIGNED, NotSortedError, count_events, interest_table
 from lurm.lineage import Context
 from lurm.manifest import Manifest, Snapshot
 from lurm.periods import starts_before, until
-from lurm.schema import BAGS, MONTH, YEAR
-from lurm.staging import stage_table
+from lurm.schema import BAGS, MONTH, TIMESTAMP, YEAR
+from lurm.staging import read_files, stage_table
+from lurm.store import Store
+from lurm.text_hash import bucket_numbers
 from spark_jobs.session import job_main, progress
 from spark_jobs.tables import bucket_of, read_table, stage_frame, stage_tasks
 
 log = logging.getLogger("lurm")
-ASSIGNED = "assigned"  # beside the months: how many events have an interest
+NOT_SORTED = "not sorted"  # beside the months and ASSIGNED in what tasks count
+ROWS_AT_ONCE = 131_072
+TABLES = 4  # a worker's own table may be so many times what Spark broadcasts, which the JVM holds several times over
 KEYS = ["scale", "period", "until", "bucket"]
 
 
@@ -36,33 +42,14 @@ def run(context: Context) -> dict:
 
 
 def _build_months(context: Context, space_id: str) -> dict:
-    store, settings = context.store, context.config.spark
-    events, interests = context.events(), context.interests()
+    store, events, interests = context.store, context.events(), context.interests()
     recipes = _recipes(context, space_id)
     changed = _changed(context, space_id, recipes, interests.digest())
     if not changed:
         return {"skipped": "nothing changed"}
     run_key = fingerprint("bags-months", [[month, recipes[month]] for month in changed], interests.digest())
-    spark, totals = context.spark(), Counter()
-    # Sent to every worker while small; item ids can be long, so the estimate is rows, not bytes of the compressed files.
-    assigned = read_table(spark, store, interests).select("item_id", "interest_id")
-    if interests.rows() * 64 < settings.broadcast_mb * 2**20:
-        assigned = F.broadcast(assigned)
-    with progress(spark, "build-bags, months"):
-        rows = read_table(spark, store, events.where(month=changed)).where(F.col("timestamp") < F.lit(context.as_of).cast("timestamp"))
-        counts = rows.join(assigned, "item_id", "left").groupBy("user_id", "month", "interest_id").agg(
-            F.sum("weight").cast("int").alias("count"), F.min("timestamp").alias("first_event_at"), F.max("timestamp").alias("last_event_at")
-        )
-        period_end = F.date_format(F.add_months(F.to_date(F.concat("month", F.lit("-01"))), 1), "yyyy-MM-dd")
-        frame = counts.select(
-            "user_id", "interest_id", "count", "first_event_at", "last_event_at",
-            F.lit(MONTH).alias("scale"), F.col("month").alias("period"), F.least(period_end, F.lit(context.as_of)).alias("until"),
-            bucket_of("user_id", settings.user_buckets).alias("bucket"),
-        )
-        files = stage_frame(
-            frame, store, BAGS, run_key, rows_per_file=settings.rows_per_file, partition={"space_id": space_id},
-            transform=lambda batches, counted: pack_counts(_count(batches, counted), KEYS), order=["user_id", "interest_id"], totals=totals,
-        )
+    events = events.where(month=changed)
+    files, totals = _count_sorted(context, space_id, events, interests, run_key) or _count_any(context, space_id, events, interests, run_key)
     unassigned = {month: totals[month] for month in changed}
     if not totals[ASSIGNED] and len(changed) == len(recipes):
         raise InputError(f"Expected events before {context.as_of} of items that have an interest, found none; check that the item ids of events "
@@ -76,6 +63,86 @@ def _build_months(context: Context, space_id: str) -> dict:
     figures = {"periods": periods, "rows": sum(file.rows for file in files), "unassigned_events": sum(unassigned.values())}
     _commit(context, space_id, MONTH, changed, run_key, files, figures)
     return {"periods": len(changed), "rows": figures["rows"], "unassigned_events": figures["unassigned_events"]}
+
+
+def _count_sorted(context: Context, space_id: str, events: Snapshot, interests: Snapshot, run_key: str) -> tuple[list, Counter] | None:
+    """Count months whose files lie as ingest leaves them, sorted by user and cut by bucket: one pass over each bucket's files, no shuffle.
+
+    None where they do not lie so, or where there are more items than each worker can know.
+    """
+    store, settings = context.store, context.config.spark
+    tasks = sorted_tasks(events, context.as_of, settings.user_buckets)
+    if tasks is None or interests.rows() * ITEM_BYTES >= TABLES * settings.broadcast_mb * 2**20:
+        return None
+    produce = month_counter(store, interests, context.as_of, settings.user_buckets)
+    spark, totals = context.spark(), Counter()
+    with progress(spark, "build-bags, months"):
+        files = stage_tasks(spark, tasks, produce, store, BAGS, run_key, rows_per_file=settings.rows_per_file, keys=KEYS,
+                            partition={"space_id": space_id}, totals=totals, sizes=[task["size"] for task in tasks])
+    if totals[NOT_SORTED]:
+        log.info("build-bags: %d parts of the log are not cut by bucket and sorted by user; they are sorted first", totals[NOT_SORTED])
+        return None
+    return files, totals
+
+
+def month_counter(store: Store, interests: Snapshot, as_of: str, n_buckets: int) -> Callable:
+    """What a worker does with one of `sorted_tasks`: its rows of `bags`. Events without an interest are counted by month, all others together."""
+
+    def produce(task: dict, counted: Counter):
+        end = dt.datetime.fromisoformat(as_of).replace(tzinfo=dt.UTC)
+        before = pc.field("timestamp") < pa.scalar(end, TIMESTAMP) if task["until"] == as_of else None
+        rows = read_files(store, task["files"], COLUMNS, batch_rows=ROWS_AT_ONCE, filters=before, dictionaries=["user_id", "item_id"])
+        kinds = Counter()
+        try:
+            yield from count_events(rows, interest_table(store, interests), kinds, int(task["bucket"]), n_buckets)
+        except NotSortedError:
+            counted[NOT_SORTED] += 1
+        counted.update({ASSIGNED: kinds[ASSIGNED], task["period"]: kinds[UNASSIGNED]})
+
+    return produce
+
+
+def sorted_tasks(events: Snapshot, as_of: str, n_buckets: int) -> list[dict] | None:
+    """One task per month and bucket, by the smallest and largest user of every file; None where a file holds several buckets for certain."""
+    files = sorted((file for file in events.files if file.rows), key=lambda file: (file.partition["month"], file.first_key or "", file.path))
+    ends = [pa.array([getattr(file, name) for file in files], pa.string()) for name in ("first_key", "last_key")]
+    first, last = (bucket_numbers(keys, n_buckets) for keys in ends)
+    if any(keys.null_count for keys in ends) or (first != last).any():
+        return None
+    tasks: dict[tuple[str, int], dict] = {}
+    for file, bucket in zip(files, first.tolist(), strict=True):
+        month = file.partition["month"]
+        nothing = {"scale": MONTH, "period": month, "until": until(month, as_of), "bucket": str(bucket), "files": [], "size": 0}
+        task = tasks.setdefault((month, bucket), nothing)
+        task["files"].append(f"{events.root}/{file.path}")
+        task["size"] += file.size
+    return [tasks[key] for key in sorted(tasks)]
+
+
+def _count_any(context: Context, space_id: str, events: Snapshot, interests: Snapshot, run_key: str) -> tuple[list, Counter]:
+    """Count months of any files and any number of items: Spark joins, groups and sorts, and may spill."""
+    store, settings = context.store, context.config.spark
+    spark, totals = context.spark(), Counter()
+    # Sent to every worker while small; item ids can be long, so the estimate is rows, not bytes of the compressed files.
+    assigned = read_table(spark, store, interests).select("item_id", "interest_id")
+    if interests.rows() * ITEM_BYTES < settings.broadcast_mb * 2**20:
+        assigned = F.broadcast(assigned)
+    with progress(spark, "build-bags, months"):
+        rows = read_table(spark, store, events).where(F.col("timestamp") < F.lit(context.as_of).cast("timestamp"))
+        counts = rows.join(assigned, "item_id", "left").groupBy("user_id", "month", "interest_id").agg(
+            F.sum("weight").cast("int").alias("count"), F.min("timestamp").alias("first_event_at"), F.max("timestamp").alias("last_event_at")
+        )
+        period_end = F.date_format(F.add_months(F.to_date(F.concat("month", F.lit("-01"))), 1), "yyyy-MM-dd")
+        frame = counts.select(
+            "user_id", "interest_id", "count", "first_event_at", "last_event_at",
+            F.lit(MONTH).alias("scale"), F.col("month").alias("period"), F.least(period_end, F.lit(context.as_of)).alias("until"),
+            bucket_of("user_id", settings.user_buckets).alias("bucket"),
+        )
+        files = stage_frame(
+            frame, store, BAGS, run_key, rows_per_file=settings.rows_per_file, partition={"space_id": space_id},
+            transform=lambda batches, counted: pack_counts(_count(batches, counted), KEYS), order=["user_id", "interest_id"], totals=totals,
+        )
+    return files, totals
 
 
 def _count(batches: Iterable[pa.RecordBatch], counted: Counter) -> Iterator[pa.RecordBatch]:
@@ -116,19 +183,17 @@ def _build_years(context: Context, space_id: str) -> dict:
         {"scale": YEAR, "period": year, "until": until(year, context.as_of), "bucket": bucket}
         for year in changed for bucket in by_year[year].values("bucket")
     ]
+    sizes = [sum(file.size for file in by_year[task["period"]].where(bucket=task["bucket"]).files) for task in tasks]
 
     def produce(task: dict, counted):
         part: Snapshot = by_year[task["period"]].where(bucket=task["bucket"])
         for lives, facts in read_lives(store, part):
-            batch = batches_of(sum_periods(lives[MONTH]), facts)
-            for name in KEYS:
-                batch = batch.append_column(name, pa.array([task[name]] * batch.num_rows))
-            yield batch
+            yield batches_of(sum_periods(lives[MONTH]), facts)
 
     spark = context.spark()
     with progress(spark, "build-bags, years"):
         files = stage_tasks(spark, tasks, produce, store, BAGS, run_key, rows_per_file=settings.rows_per_file, keys=KEYS,
-                            partition={"space_id": space_id})
+                            partition={"space_id": space_id}, sizes=sizes)
     figures = {"periods": {year: {"recipe": recipes[year], "unassigned": 0, "interests": ""} for year in changed},
                "rows": sum(file.rows for file in files)}
     _commit(context, space_id, YEAR, changed, run_key, files, figures)

@@ -18,6 +18,7 @@ from lurm.staging import STAGED, PartitionWriter, read_files, staged_rows
 from lurm.store import Store
 
 CHUNK_BYTES = 64 << 20  # of files that one task reads, where Spark does not cut them itself
+TASKS_A_CORE = 8  # at least, of work that could be cut further: nobody waits long for the last one
 COUNTED = "counted"  # in place of a path: a row of figures, not of a file
 
 
@@ -35,7 +36,8 @@ def read_table(spark: SparkSession, store: Store, snapshot: Snapshot) -> DataFra
         columns = [field for field in schema.fields if field.name not in table.partition_by or field.name in snapshot.files[0].path]
         frame = spark.read.option("basePath", snapshot.root).schema(StructType(columns)).parquet(*snapshot.uris())
         return frame.select(*[field.name for field in columns])
-    tasks = [(json.dumps(chunk),) for chunk in _chunks(snapshot, 2 * spark.sparkContext.defaultParallelism)]
+    files = [(uri, dict(file.partition)) for uri, file in zip(snapshot.uris(), snapshot.files, strict=True)]
+    tasks = [(json.dumps(chunk),) for chunk in _chunks(files, [file.size for file in snapshot.files], 2 * spark.sparkContext.defaultParallelism)]
     arrow_schema = table.schema
 
     def read(batches):
@@ -54,17 +56,17 @@ def read_table(spark: SparkSession, store: Store, snapshot: Snapshot) -> DataFra
     return spark.sparkContext.parallelize(tasks, len(tasks)).toDF("files string").mapInArrow(read, schema)
 
 
-def _chunks(snapshot: Snapshot, at_least: int) -> list[list[tuple[str, dict]]]:
-    """The files of a snapshot, (path, partition values) each, cut into tasks: small files share one, for each task costs a start."""
-    size = min(CHUNK_BYTES, max(1, -(-sum(file.size for file in snapshot.files) // at_least)))
-    chunks: list[list[tuple[str, dict]]] = []
+def _chunks(parts: Sequence, sizes: Sequence[int], at_least: int) -> list[list]:
+    """Parts of work in their order, cut by the bytes that they read: small ones share a task, for each task costs a start."""
+    size = min(CHUNK_BYTES, max(1, -(-sum(sizes) // at_least)))
+    chunks: list[list] = []
     filled = size
-    for uri, file in zip(snapshot.uris(), snapshot.files, strict=True):
+    for part, part_size in zip(parts, sizes, strict=True):
         if filled >= size:
             chunks.append([])
             filled = 0
-        chunks[-1].append((uri, dict(file.partition)))
-        filled += file.size
+        chunks[-1].append(part)
+        filled += part_size
     return chunks
 
 
@@ -99,12 +101,14 @@ def stage_frame(
 def stage_tasks(
     spark: SparkSession, tasks: Sequence[Mapping[str, str]], produce: Callable, store: Store, table: Table, run_key: str, *,
     rows_per_file: int, keys: Sequence[str] = (), partition: Mapping[str, str] | None = None, resources=None,
-    totals: Counter | None = None,
+    totals: Counter | None = None, sizes: Sequence[int] | None = None,
 ) -> list[DataFile]:
-    """Run `produce(task, counted)`, which yields Arrow batches of `table` (with the `keys` as columns), once per task on the executors.
+    """Run `produce(task, counted)`, which yields Arrow batches of `table`, once per task on the executors.
 
-    For work whose input lies in one bucket's files already, so that nothing has to be shuffled: a task is plain data, sent as JSON. What
-    a task adds to its Counter `counted` is summed over all tasks into `totals`. Returns the description of the staged files.
+    For work whose input lies in one bucket's files already, so that nothing has to be shuffled: a task is plain data, sent as JSON. The
+    `keys` that a task names itself hold for all of its rows, the others are columns of the batches. What a task adds to its Counter `counted`
+    is summed over all tasks into `totals`. With `sizes`, the bytes that each task reads, small tasks share a start. Returns the description
+    of the staged files.
     """
     if not tasks:
         return []
@@ -112,13 +116,15 @@ def stage_tasks(
 
     def work(batches):
         for batch in batches:
-            for text in batch.column(0).to_pylist():
+            for task in (task for text in batch.column(0).to_pylist() for task in json.loads(text)):
                 counted = Counter()
-                writer = PartitionWriter(store, table, run_key, keys, fixed, rows_per_file)
-                yield from staged_rows(writer.write(produce(json.loads(text), counted)))
+                named = {key: task[key] for key in keys if key in task}
+                writer = PartitionWriter(store, table, run_key, [key for key in keys if key not in task], {**named, **fixed}, rows_per_file)
+                yield from staged_rows(writer.write(produce(task, counted)))
                 yield from staged_rows([DataFile(COUNTED, 0, 0, "", dict(counted))])
 
-    listing = spark.sparkContext.parallelize([(json.dumps(task),) for task in tasks], len(tasks)).toDF("task string")
+    chunks = _chunks(tasks, sizes, TASKS_A_CORE * spark.sparkContext.defaultParallelism) if sizes else [[task] for task in tasks]
+    listing = spark.sparkContext.parallelize([(json.dumps(chunk),) for chunk in chunks], len(chunks)).toDF("tasks string")
     return _without_counts(_collect(listing.mapInArrow(work, from_arrow_schema(STAGED), profile=resources)), totals)
 
 

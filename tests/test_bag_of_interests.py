@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lurm.bag_of_interests import Lives, add_counts, batches_of, concatenate, pack_counts, read_csr, read_lives, sum_periods, to_csr
+from lurm.bag_of_interests import Lives, add_cells, add_counts, batches_of, concatenate, pack_counts, read_csr, read_lives, sum_periods, to_csr
 from lurm.manifest import Manifest, Snapshot
 from lurm.periods import month_name
 from lurm.schema import BAGS, TIMESTAMP
@@ -115,6 +115,17 @@ def test_take_and_concatenate(cells, data):
     both = concatenate([taken, rest])
     assert as_dict(both) == as_dict(lives) and both.n_users == lives.n_users
     assert both.offsets[-1] == len(both.counts) and both.row_offsets[-1] == len(both.periods)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(1, 3)), max_size=50), st.integers(0, 61))
+def test_cells_add_up_also_where_they_do_not_fit_into_one_number(cells, shift):
+    """Users, interests and counts of few bits are sorted as one number, the others by argsort."""
+    users, interests, counts = (np.array([cell[place] for cell in cells], np.int64) for place in range(3))
+    users, interests, counts = users << shift // 2, interests << min(shift // 2, 28), counts << shift // 3
+    expected = counted([(user, 0, interest, count) for user, interest, count in zip(users.tolist(), interests.tolist(), counts.tolist())])
+    found = add_cells(users, interests.astype(np.int32), counts)
+    assert [array.dtype for array in found] == [np.int64, np.int32, np.int64]
+    assert list(zip(*(array.tolist() for array in found))) == [(user, interest, count) for (user, _, interest), count in sorted(expected.items())]
 
 
 CELLS = pa.schema([

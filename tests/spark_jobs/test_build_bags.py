@@ -11,7 +11,7 @@ from small_pipeline import ingest_log, instant, make_context, no_spark, plant_in
 
 from lurm.bag_of_interests import add_counts, read_lives
 from lurm.errors import InputError
-from lurm.periods import month_number
+from lurm.periods import month_number, until
 from lurm.schema import MONTH, TIMESTAMP, YEAR
 from spark_jobs.build_bags import run as build_bags
 
@@ -104,6 +104,57 @@ def test_the_bag_of_spark_is_the_bag_of_numpy(tmp_path, context_of):
         assert (row["first_event_at"], row["last_event_at"]) == (min(times), max(times))
         assert row["n_events"] == sum(row["counts"]) and row["interest_ids"] == sorted(set(row["interest_ids"]))
     assert not moments and not strangers
+
+
+@pytest.mark.parametrize("rows_per_file", [40, 1_000])
+def test_whoever_counts_the_files_are_the_same(tmp_path, context_of, monkeypatch, rows_per_file):
+    """One pass over files as ingest leaves them, and Spark's grouping of any files: equal bytes, equal figures, in an open month too."""
+    random_log(tmp_path / "log" / "a.parquet", 4_000)
+    settings = ("events.type_column=kind", "events.type_weights=buy:3", f"spark.rows_per_file={rows_per_file}", "spark.user_buckets=3")
+    quick, slow = (context_of("2020-05-15", *settings, warehouse=name) for name in ("quick", "slow"))
+    for context in (quick, slow):
+        ingest_log(context)
+    figures = build_bags(quick)
+    monkeypatch.setattr("spark_jobs.build_bags.sorted_tasks", lambda *_: None)
+    assert build_bags(slow) == figures
+    assert quick.bags().files and files_of(quick) == files_of(slow)
+
+
+def test_files_that_are_not_cut_by_bucket_are_counted_too(tmp_path, context_of, monkeypatch):
+    """As after a change of spark.user_buckets, or with one user a file that tells nothing: they are found out, and Spark sorts."""
+    log = random_log(tmp_path / "log" / "a.parquet").drop_columns("kind")
+    ingest_log(context_of("2020-06-01", "spark.user_buckets=1"))
+    other = context_of("2020-06-01", "spark.user_buckets=5")
+    assert build_bags(other)["months"]["periods"] == 7
+    assert spark_bags(other, MONTH) == numpy_bags(log, "2020-06-01", MONTH)
+    assert set(other.bags().values("bucket")) == {"0", "1", "2", "3", "4"}
+
+    blind = context_of("2020-06-01", "spark.user_buckets=5", warehouse="blind")
+    ingest_log(context_of("2020-06-01", "spark.user_buckets=1", warehouse="blind"))
+    monkeypatch.setattr("spark_jobs.build_bags.sorted_tasks", lambda events, as_of, _: [
+        {"scale": MONTH, "period": file.partition["month"], "until": until(file.partition["month"], as_of), "bucket": "0",
+         "files": [f"{events.root}/{file.path}"], "size": file.size} for file in events.files
+    ])
+    build_bags(blind)
+    assert files_of(blind) == files_of(other), "workers look at every user"
+
+
+def test_workers_may_read_the_files_with_arrow(tmp_path, context_of):
+    """As for an object store, where Spark has no connector."""
+    log = random_log(tmp_path / "log" / "a.parquet").drop_columns("kind")
+    context = context_of("2020-06-01")
+    ingest_log(context)
+    context.store.is_local = False
+    build_bags(context)
+    assert spark_bags(context, YEAR) == numpy_bags(log, "2020-06-01", YEAR)
+
+
+def test_more_items_than_a_worker_may_know_are_joined_by_spark(tmp_path, context_of):
+    log = random_log(tmp_path / "log" / "a.parquet").drop_columns("kind")
+    context = context_of("2020-06-01", "spark.broadcast_mb=0")
+    ingest_log(context)
+    build_bags(context)
+    assert spark_bags(context, MONTH) == numpy_bags(log, "2020-06-01", MONTH)
 
 
 def test_an_as_of_in_the_middle_of_a_month(tmp_path, context_of):

@@ -2,15 +2,19 @@
 
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 from small_pipeline import instant, rows_of
 
 from lurm.errors import StoreError
+from lurm.joining.embedding_units import list_column
 from lurm.manifest import Manifest
-from lurm.schema import BAGS, EVENTS, ITEM_INTERESTS
+from lurm.schema import BAGS, EVENTS, ITEM_EMBEDDINGS, ITEM_INTERESTS
+from lurm.staging import stage_table
 from lurm.store import Store
+from lurm.text_hash import bucket_numbers, hash_text
 from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame, stage_tasks
 
 ROWS = [
@@ -53,6 +57,18 @@ def test_a_table_comes_back_with_its_partitions_whoever_reads_the_files(spark, s
     assert as_tuples(read_table(spark, remote, remote.snapshot("events"))) == expected
 
 
+def test_spark_reads_vectors_that_were_written_as_they_lie_in_memory(spark, store):
+    """`lurm.vector_pages` writes these pages; tests/test_vector_pages.py holds other engines to them."""
+    vectors, scope = np.random.default_rng(0).standard_normal((700, 1_280), dtype=np.float32), {"encoder_id": "e", "batch": "b"}
+    columns = [[f"i{number:03d}" for number in range(700)], np.arange(700), list_column(vectors)]
+    file = stage_table(store, ITEM_EMBEDDINGS, "run1", scope, pa.table(columns, names=ITEM_EMBEDDINGS.data_schema.names))
+    store.commit(Manifest(ITEM_EMBEDDINGS.name, "run1", (file,), (scope,)))
+    frame = read_table(spark, store, store.snapshot(ITEM_EMBEDDINGS.name))
+    found = np.array([row.embedding for row in frame.orderBy("item_id").collect()], np.float32)
+    assert np.array_equal(found, vectors)
+    assert frame.where("item_id = 'i123'").selectExpr("size(embedding)", "embedding[5]").first()[:] == (1_280, vectors[123, 5])
+
+
 def test_a_pinned_snapshot_stays_what_it_was(spark, store, staged):
     store.commit(Manifest("events", "run1", tuple(staged), ({},)))
     pinned = store.snapshot("events")
@@ -86,6 +102,32 @@ def test_a_bucket_depends_on_the_key_only(spark):
     frame = spark.range(2_000).select(F.concat(F.lit("u"), F.col("id")).alias("user_id"))
     counts = {row.bucket: row["count"] for row in frame.groupBy(bucket_of("user_id", 4).alias("bucket")).count().collect()}
     assert sorted(counts) == [0, 1, 2, 3] and min(counts.values()) > 400, "a random sample each"
+
+
+def test_a_worker_knows_the_bucket_without_spark(spark):
+    """`lurm.text_hash` must be Spark's hash, or events would be looked for in the wrong bucket's files."""
+    texts = ["", "Spark", "é日本🎈", *("x" * length + str(length) for length in range(70))]
+    frame = spark.createDataFrame([(text,) for text in texts], "user_id string")
+    rows = frame.select("user_id", F.xxhash64("user_id").alias("hash"), bucket_of("user_id", 7).alias("bucket")).collect()
+    array = pa.array([row.user_id for row in rows])
+    assert hash_text(array).tolist() == [row.hash for row in rows]
+    assert bucket_numbers(array, 7).tolist() == [row.bucket for row in rows]
+
+
+def test_small_tasks_share_a_start(spark, store):
+    """What a task names itself holds for all of its rows, and files do not depend on who shares a start with whom."""
+    def produce(task, counted):
+        counted["tasks"] += 1
+        yield pa.RecordBatch.from_pylist([{"item_id": f"i{task['batch']}", "interest_id": 1}], ITEM_INTERESTS.data_schema)
+
+    tasks = [{"batch": str(number)} for number in range(50)]
+    totals = Counter()
+    alone, together = (
+        stage_tasks(spark, tasks, produce, store, ITEM_INTERESTS, "run1", rows_per_file=10, keys=["batch"], partition={"space_id": "s"},
+                    totals=totals, sizes=sizes) for sizes in (None, [1] * 50)
+    )
+    assert alone == together and len(alone) == 50 and totals == {"tasks": 100}
+    assert {file.partition["batch"]: file.first_key for file in alone} == {str(number): f"i{number}" for number in range(50)}
 
 
 def test_what_a_worker_cannot_write_is_one_sentence(tmp_path, spark):

@@ -1,0 +1,185 @@
+"""From the events of one month and one bucket, sorted by user, to bags: no shuffle, one pass, memory of a batch and of one bag.
+
+In: batches of `events` as ingest leaves them, user and item as dictionaries, and the interests of items (`InterestTable`). Out: rows of
+`bags`. Equals `add_counts`, the definition of a bag, and the rows that `pack_counts` makes of Spark's own grouping, to the bit.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lurm.bag_of_interests import add_cells
+from lurm.manifest import Snapshot
+from lurm.schema import BAGS, TIMESTAMP
+from lurm.staging import read_files
+from lurm.store import Store
+from lurm.text_hash import bucket_numbers, hash_text
+
+COLUMNS = ["user_id", "item_id", "timestamp", "weight"]
+ASSIGNED, UNASSIGNED = "assigned", "unassigned"  # events with and without an interest, weights applied
+ITEM_BYTES = 64  # of an InterestTable, an item: the id, its hash, its interest, its place; ids can be long
+
+
+class NotSortedError(ValueError):
+    """The events do not lie as ingest leaves them: somebody has to sort them first."""
+
+
+@dataclass(frozen=True)
+class InterestTable:
+    """Interests of N items, found by the hash of the item. Exact: where hashes are equal, the ids are compared."""
+
+    hashes: np.ndarray  # (N,) uint64, ascending
+    item_ids: pa.Array  # (N,) text, in that order
+    interest_ids: np.ndarray  # (N,) int32, likewise
+    starts: np.ndarray  # (2^k + 1,) int64: hashes that begin with the bits s are starts[s]:starts[s+1]
+    shift: np.uint64  # 64 - k
+
+    @staticmethod
+    def of(item_ids: pa.Array, interest_ids: np.ndarray) -> "InterestTable":
+        hashes = hash_text(item_ids).view(np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        bits = max(1, len(hashes).bit_length())
+        shift = np.uint64(64 - bits)
+        starts = np.searchsorted(hashes[order] >> shift, np.arange(2**bits + 1, dtype=np.uint64))
+        return InterestTable(hashes[order], item_ids.take(pa.array(order)), interest_ids[order].astype(np.int32), starts, shift)
+
+    def find(self, item_ids: pa.Array) -> np.ndarray:
+        """(n,) int32: the interest of each item, -1 for one that has none."""
+        found, hashes = np.full(len(item_ids), -1, np.int32), hash_text(item_ids).view(np.uint64)
+        slots = (hashes >> self.shift).astype(np.int64)
+        places, stops, asked = self.starts[slots], self.starts[slots + 1], np.arange(len(item_ids))
+        while len(asked := asked[places[asked] < stops[asked]]):
+            same = self.hashes[places[asked]] == hashes[asked]
+            if same.any():
+                ids = self.item_ids.take(pa.array(places[asked[same]]))
+                same[same] = pc.equal(ids, item_ids.take(pa.array(asked[same]))).to_numpy(zero_copy_only=False)
+                found[asked[same]] = self.interest_ids[places[asked[same]]]
+                asked = asked[~same]
+            places[asked] += 1
+        return found
+
+
+_kept: dict[str, InterestTable] = {}  # the last one of this process: a worker counts many months
+
+
+def interest_table(store: Store, interests: Snapshot) -> InterestTable:
+    """The interests of all items of a snapshot, read once by a process."""
+    key = f"{interests.root} {interests.digest()}"
+    if key not in _kept:
+        _kept.clear()
+        rows = pa.Table.from_batches(read_files(store, interests.uris(), ["item_id", "interest_id"]),
+                                     pa.schema([("item_id", pa.string()), ("interest_id", pa.int32())])).combine_chunks()
+        ids, numbers = (column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in rows.columns)
+        _kept[key] = InterestTable.of(ids, numbers.to_numpy())
+    return _kept[key]
+
+
+def count_events(
+    batches: Iterable[pa.RecordBatch], interests: InterestTable, counted: Counter, bucket: int, n_buckets: int
+) -> Iterator[pa.RecordBatch]:
+    """Rows of `bags` from events of one period (COLUMNS), users ascending and all of one bucket of `n_buckets`.
+
+    Events without an interest are in no bag; a user who has no others is an empty bag. How many there were of both kinds is added to
+    `counted`. Raises NotSortedError where users do not ascend or are of another bucket.
+    """
+    last: _Bags | None = None  # of the last user seen: the next batch may go on with him
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        bags = _bags_of(batch, interests, counted)
+        _check(bags.user_ids, last, bucket, n_buckets)
+        if last is not None:
+            if bags.user_ids[0].equals(last.user_ids[0]):
+                bags = bags.with_more_of_first(last)
+            else:
+                yield last.rows()
+        last = bags.part(len(bags.user_ids) - 1, len(bags.user_ids))
+        if len(bags.user_ids) > 1:
+            yield bags.part(0, len(bags.user_ids) - 1).rows()
+    if last is not None:
+        yield last.rows()
+
+
+@dataclass(frozen=True)
+class _Bags:
+    """Bags of B users, one after the other, with C cells."""
+
+    user_ids: pa.Array  # (B,) text
+    offsets: np.ndarray  # (B+1,) int64
+    interest_ids: np.ndarray  # (C,) int32, ascending within a bag
+    counts: np.ndarray  # (C,) int64
+    first: np.ndarray  # (B,) int64, microseconds; of an empty bag the largest number
+    last: np.ndarray  # (B,) int64; of an empty bag the smallest
+
+    def part(self, start: int, stop: int) -> "_Bags":
+        cells = slice(self.offsets[start], self.offsets[stop])
+        return _Bags(self.user_ids[start:stop], self.offsets[start : stop + 1] - self.offsets[start], self.interest_ids[cells],
+                     self.counts[cells], self.first[start:stop], self.last[start:stop])
+
+    def with_more_of_first(self, more: "_Bags") -> "_Bags":
+        """The first user's bag with another bag of his added to it."""
+        end = self.offsets[1]
+        both, counts = np.concatenate([more.interest_ids, self.interest_ids[:end]]), np.concatenate([more.counts, self.counts[:end]])
+        _, interest_ids, counts = add_cells(np.zeros(len(both), np.int64), both, counts)
+        offsets = self.offsets + (len(interest_ids) - end)
+        offsets[0] = 0
+        first, last = self.first.copy(), self.last.copy()
+        first[0], last[0] = min(first[0], more.first[0]), max(last[0], more.last[0])
+        return _Bags(self.user_ids, offsets, np.concatenate([interest_ids, self.interest_ids[end:]]), np.concatenate([counts, self.counts[end:]]),
+                     first, last)
+
+    def rows(self) -> pa.RecordBatch:
+        lengths = np.diff(self.offsets)
+        before = np.concatenate([[0], np.cumsum(self.counts)])
+        offsets, empty = pa.array(self.offsets.astype(np.int32)), lengths == 0
+        columns = [
+            self.user_ids, pa.ListArray.from_arrays(offsets, pa.array(self.interest_ids)),
+            pa.ListArray.from_arrays(offsets, pa.array(_narrow(self.counts))), pa.array(before[self.offsets[1:]] - before[self.offsets[:-1]]),
+            pa.array(self.first, mask=empty).cast(TIMESTAMP), pa.array(self.last, mask=empty).cast(TIMESTAMP),
+        ]
+        return pa.RecordBatch.from_arrays(columns, names=BAGS.data_schema.names)
+
+
+def _bags_of(batch: pa.RecordBatch, interests: InterestTable, counted: Counter) -> _Bags:
+    users, items = (_dictionary(batch.column(name)) for name in ("user_id", "item_id"))
+    times, weights = batch.column("timestamp").cast(pa.int64()).to_numpy(), batch.column("weight").to_numpy()
+    codes = users.indices.to_numpy()
+    starts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
+    of_item = interests.find(items.dictionary)[items.indices.to_numpy()]
+    known = of_item >= 0
+    user_of = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(codes))))
+    ends = np.iinfo(np.int64)
+    if not known.all():
+        first = np.minimum.reduceat(np.where(known, times, ends.max), starts)
+        last = np.maximum.reduceat(np.where(known, times, ends.min), starts)
+        of_item, user_of, of_weight = of_item[known], user_of[known], weights[known]
+    else:
+        first, last, of_weight = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts), weights
+    total, assigned = int(weights.sum(dtype=np.int64)), int(of_weight.sum(dtype=np.int64))
+    counted[ASSIGNED] += assigned
+    counted[UNASSIGNED] += total - assigned
+    users_of_cells, interest_ids, counts = add_cells(user_of, of_item, of_weight)
+    offsets = np.searchsorted(users_of_cells, np.arange(len(starts) + 1))
+    return _Bags(users.dictionary.take(users.indices.take(pa.array(starts))), offsets, interest_ids, counts, first, last)
+
+
+def _check(user_ids: pa.Array, before: _Bags | None, bucket: int, n_buckets: int) -> None:
+    ascend = pc.all(pc.less(user_ids[:-1], user_ids[1:])).as_py() is not False
+    if not ascend or (before is not None and user_ids[0].as_py() < before.user_ids[0].as_py()):
+        raise NotSortedError("users do not ascend")
+    if (bucket_numbers(user_ids, n_buckets) != bucket).any():
+        raise NotSortedError("users of several buckets")
+
+
+def _dictionary(column: pa.Array) -> pa.DictionaryArray:
+    return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+
+
+def _narrow(counts: np.ndarray) -> np.ndarray:
+    if len(counts) and counts.max() > np.iinfo(np.int32).max:
+        raise OverflowError(f"Expected counts below 2^31 of one user, month and interest, got {counts.max()}; use smaller events.type_weights.")
+    return counts.astype(np.int32)
