@@ -30,7 +30,8 @@ from lurm.staging import read_files
 from lurm.store import Store
 from lurm.vector_pages import read_rows
 
-FEW = 8  # a row group of which less than an eighth is wanted is read vector by vector
+# A row group of which less than this part is wanted is read vector by vector: of a disk an eighth, of an object store, where each is a request, less.
+FEW, FEW_REQUESTS = 1 / 8, 1 / 128
 
 
 class EmbeddingTable:
@@ -217,7 +218,7 @@ class EmbeddingTable:
                     continue
                 hits = np.searchsorted(names, users.take(pa.array(rows)).to_numpy())
                 vectors = None
-                if len(rows) * FEW < len(users):
+                if len(rows) < len(users) * (FEW if self._store.is_local else FEW_REQUESTS):
                     vectors = read_rows(source, file.metadata.row_group(group), "embedding", rows)
                 if vectors is None:
                     column = file.read_row_group(group, columns=["embedding"]).column("embedding").combine_chunks()
