@@ -14,10 +14,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from lurm.objects import REQUESTS
+
 RATES = Path(__file__).with_name("rates.json")
-ANCHORS, DIM = 10, 128
+ANCHORS, RECURRENT, DIM = 10, 9, 128  # the last anchor is a memory: a sum, no recurrence
 GPU_FLOPS, GPU_SHARE = 790e12, 0.1  # of an H200 in bfloat16; the share that is reached is assumed, no GPU was measured
-MONTH_FLOP = 196_608 * ANCHORS  # one step of the GRU over all anchors
+MONTH_FLOP = 196_608 * RECURRENT  # one step of the GRU over all anchors that have one
 ENCODER_STEPS, SMEN_STEPS = 4_000, 600  # defaults of the settings
 PYTHON_BASE_GB = 0.6  # of a Python worker with torch and Arrow loaded
 OPEN_BATCH_ROWS = 65_536
@@ -165,8 +167,8 @@ def limits(size: Size, cluster: Cluster, rates: dict[str, float], bytes_of: Byte
     hash_gb = 8 * size.users / GB
     found = [
         (3_600 / (size.users / rates["publish"]), "publish reads every vector in one process: over an hour", "audit on the executors"),
-        (3_600 / (files * cluster.seconds_a_request), f"a commit asks for the size of each of {files:,.0f} files of bags, one after another: over an "
-         "hour", "ask side by side, or larger buckets"),
+        (3_600 / (files * cluster.seconds_a_request / REQUESTS), f"a commit asks for the size of each of {files:,.0f} files of bags, {REQUESTS} at a "
+         "time: over an hour", "larger buckets"),
         (600 / (files * (rates["commit"] + rates["snapshot"])), "one commit and one opening of bags take the driver ten minutes", "larger buckets"),
         (2.0 / task_gb, f"a Python worker that embeds opens all periods of a bucket ({task_gb:.1f} GB, {task_rows:,.0f} rows)", "smaller buckets"),
         (8 / hash_gb, f"publish holds 8 bytes a user ({hash_gb:.1f} GB) to find duplicates", "count them by bucket"),
