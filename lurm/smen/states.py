@@ -67,9 +67,9 @@ def advance(smen: SMEN, scale: str, states: np.ndarray, period: Lives, alpha: to
     """States (B, M x H) after one more period; `period` has the same users, those without a row in it were silent."""
     bags = one_step(period).to(device)
     dim, width = smen.dim, smen.n_recurrent * smen.dim
-    inputs = smen.bag_embedding(bags, alpha, bags.users, len(states)).float()
+    inputs = smen.bag_embedding(bags, alpha).float()
     start = torch.from_numpy(states).to(device)
-    after = next_states(smen.gru_of(scale), inputs.view(-1, dim), start[:, :width].reshape(-1, dim)).view(-1, width)
+    after = next_states(smen.gru_of(scale), inputs, bags.users, start[:, :width].reshape(-1, smen.n_recurrent, dim)).view(-1, width)
     if scale == smen.memory_scale:
         after = torch.cat([after, start[:, width:] + smen.memory_sums(bags)], dim=1)
     return after.cpu().numpy()
@@ -88,6 +88,5 @@ def finish(smen: SMEN, states: States, last: dict[str, Lives], alpha: torch.Tens
 
 def _last(smen: SMEN, scale: str, bags, alpha: torch.Tensor) -> np.ndarray:
     packing = pack(bags)
-    packed = smen.bag_embedding(bags, alpha, packing.slots, packing.n_slots)
-    states = last_states_packed(smen.gru_of(scale), packed, packing).flatten(1)
+    states = last_states_packed(smen.gru_of(scale), smen.bag_embedding(bags, alpha, packing.places), packing).flatten(1)
     return (torch.cat([states, smen.memory_sums(bags)], dim=1) if scale == smen.memory_scale else states).cpu().numpy()
