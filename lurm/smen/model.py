@@ -23,6 +23,8 @@ from lurm.smen.batches import SparseBags
 from lurm.smen.frozen_bags import frozen_bags
 from lurm.smen.recurrence import last_states_packed, pack
 
+Tables = dict[str, torch.Tensor]  # one for each scale
+
 
 class SMEN(nn.Module):
     """The encoder. D interests, M anchors, width H; one GRU for all anchors and, unless told otherwise, for both scales.
@@ -57,20 +59,24 @@ class SMEN(nn.Module):
             self.gate = nn.Linear(2 * dim, dim)
         initialise(self, torch.Generator().manual_seed(0))
 
-    def forward(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None) -> torch.Tensor:
-        """User embeddings (B, M, H). `alpha` (D, n_recurrent) is the table of anchor weights when the caller has it already."""
-        recurrent = self.recurrent(months, years, alpha)
+    def forward(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None,
+                silent: Tables | None = None) -> torch.Tensor:  # fmt: skip
+        """User embeddings (B, M, H). What is the same for all users may be given by who has it already: `alpha` (D, n_recurrent), the table of
+        anchor weights, and `silent`, for each scale the states after 0, 1, .. silent periods, as many as a grid can begin with."""
+        recurrent = self.recurrent(months, years, alpha, silent)
         if self.memory_scale is None:
             return recurrent
         return self.with_memory(recurrent, self.memory_sums(years if self.memory_scale == YEAR else months))
 
-    def recurrent(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None) -> torch.Tensor:
+    def recurrent(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None,
+                  silent: Tables | None = None) -> torch.Tensor:  # fmt: skip
         """The paper's anchors alone, (B, n_recurrent, H): what training looks at."""
         states = {}
         for scale, bags in ((MONTH, months), (YEAR, years)):
             if scale in self.scales:
                 packing = pack(bags)
-                states[scale] = last_states_packed(self.gru_of(scale), self.bag_embedding(bags, alpha, packing.places), packing)
+                inputs = self.bag_embedding(bags, alpha, packing.places)
+                states[scale] = last_states_packed(self.gru_of(scale), inputs, packing, silent[scale] if silent else None)
         return self.fuse(states)
 
     def memory_sums(self, bags: SparseBags) -> torch.Tensor:
@@ -95,7 +101,7 @@ class SMEN(nn.Module):
         if len(states) == 1:
             return next(iter(states.values()))
         share = torch.sigmoid(self.gate(torch.cat([states[MONTH], states[YEAR]], dim=2)))
-        return share * states[MONTH] + (1 - share) * states[YEAR]
+        return torch.lerp(states[YEAR], states[MONTH], share)
 
     def anchor_weights(self, interest_ids: torch.Tensor) -> torch.Tensor:
         """alpha (n, n_recurrent) of n interests; each row sums to 1 over the anchors (eq. 6)."""

@@ -68,11 +68,12 @@ def last_states(gru: nn.GRU, inputs: torch.Tensor, bags: SparseBags) -> torch.Te
     return last_states_packed(gru, inputs[order], packing)
 
 
-def last_states_packed(gru: nn.GRU, packed: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """The same from inputs that lie in their places already, (R, M, H)."""
+def last_states_packed(gru: nn.GRU, packed: torch.Tensor, packing: Packing, silent: torch.Tensor | None = None) -> torch.Tensor:
+    """The same from inputs that lie in their places already, (R, M, H); `silent` are the states of silence, of as many steps as it takes."""
     n_anchors, dim = packed.shape[1:]
     with torch.autocast(packed.device.type, enabled=False):  # long recurrences stay in float32
-        silent = states_of_silence(gru, int(packing.first.max()) if len(packing.first) else 0)
+        if silent is None:
+            silent = states_of_silence(gru, int(packing.first.max()) if len(packing.first) else 0)
         states = nn.functional.embedding(packing.first, silent)[:, None].expand(-1, n_anchors, -1)
         if not packing.running:
             return states
