@@ -1,7 +1,8 @@
-"""The two loops of SMEN that torch has no single function for, compiled by numba for the processor that runs them.
+"""The loops of SMEN that torch has no single function for, compiled by numba for the processor that runs them.
 
-  bags    equation 5 from frozen anchor weights: one gather of a row of We and of its weights for all anchors;
-  gates   what a step of a GRU does between its products: two sigmoids, a tanh and the mean of candidate and state, in one pass.
+  bags             equation 5 from frozen anchor weights: one gather of a row of We and of its weights for all anchors;
+  gates            what a step of a GRU does between its products: two sigmoids, a tanh and the mean of candidate and state, in one pass;
+  gate_gradients   the same on the way back, for training.
 
 In and out: arrays, float32, written in place; widths are multiples of LANES. `lurm.smen.compiled` says when these are taken; the same in torch's
 functions stands beside every use, and tests hold one to the other. Machine code is kept on disk where numba finds a place for it, else made
@@ -12,7 +13,7 @@ from collections.abc import Callable
 
 from numba import njit, types
 
-from lurm.smen.register_tiles import ANCHORS, VECTORS, add_rows, fetch, gate_row
+from lurm.smen.register_tiles import ANCHORS, VECTORS, add_rows, fetch, gate_gradient_row, gate_row
 from lurm.smen.vector_code import LANES
 
 FLOATS, MATRIX, LONGS = types.float32[::1], types.float32[:, ::1], types.int64[::1]
@@ -82,3 +83,13 @@ def gates(of_inputs, silence, ranks, n_anchors, of_states, bias, states, kept_ga
             of_state, state = of_states.ctypes.data + 3 * row_bytes * row, states.ctypes.data + row_bytes * row
             gate_row(n_vectors, given, of_state, bias.ctypes.data, state, of_gates, of_proposed, of_kept)
         filled += speaks
+
+
+@compiled(MATRIX, MATRIX, MATRIX, MATRIX, MATRIX)
+def gate_gradients(d_states, gates, proposed, previous, parts):
+    """`gate_gradient_row` for S sequences: d_states, proposed and previous (S, H), gates (S, 3H), parts (S, 4H)."""
+    width = d_states.shape[1]
+    d, g, p, b, to = d_states.ctypes.data, gates.ctypes.data, proposed.ctypes.data, previous.ctypes.data, parts.ctypes.data
+    for row in range(len(d_states)):
+        at = 4 * width * row
+        gate_gradient_row(width // LANES, d + at, g + 3 * at, p + at, b + at, to + 4 * at)

@@ -11,6 +11,7 @@ step with nn.GRU on a CPU).
 
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -130,32 +131,61 @@ class _Recurrence(torch.autograd.Function):
         inputs, weight_in, weight_state, gates, proposed, previous = context.saved_tensors
         packing, dim = context.packing, gradient.shape[1]
         n_anchors = len(gradient) // packing.running[0]
-        d_state, d_inputs = gradient.clone(), torch.empty_like(inputs)
-        d_weight_in, d_weight_state = torch.zeros_like(weight_in), torch.zeros_like(weight_state)
-        d_bias_in, d_bias_state = weight_in.new_zeros(3 * dim), weight_in.new_zeros(3 * dim)
+        d_state, d_inputs = gradient.clone(memory_format=torch.contiguous_format), torch.empty_like(inputs)
+        # Of the four parts of a step (candidate, reset, update, the state's part of the candidate) the input has the first three, the state the last.
+        by_part = torch.cat([weight_in[2 * dim :], weight_in[: 2 * dim]])
+        d_in, d_weight_state, d_bias = torch.zeros_like(by_part), torch.zeros_like(weight_state), weight_in.new_zeros(4 * dim)
+        loops, at_once = _loops_and_users(d_state, packing, n_anchors)
+        room = d_state.new_empty(at_once * n_anchors, 4 * dim)
         stop, last = len(gates), len(packing.ranks)
         for users, filled in zip(reversed(packing.running), reversed(packing.filled), strict=True):
-            size = users * n_anchors
-            now, given = slice(stop - size, stop), slice((last - filled) * n_anchors, last * n_anchors)
-            reset, update, candidate = gates[now].split(dim, dim=1)
-            d = d_state[:size]
-            d_gates = gates.new_empty(size, 3 * dim)
-            d_reset, d_update, d_candidate = d_gates.split(dim, dim=1)
-            torch.mul(d * (1 - update), 1 - candidate * candidate, out=d_candidate)
-            torch.mul(d * (previous[now] - candidate), update * (1 - update), out=d_update)
-            torch.mul(d_candidate * proposed[now], reset * (1 - reset), out=d_reset)
-            if filled:
-                of_given = d_gates if filled == users else _of_users(d_gates, n_anchors)[packing.ranks[last - filled : last]].view(-1, 3 * dim)
-                torch.mm(of_given, weight_in, out=d_inputs[given])
-                d_weight_in.addmm_(of_given.T, inputs[given])
-            d_bias_in += d_gates.sum(0)
-            d_candidate *= reset  # from here on: gradients of the state's own part
-            d_weight_state.addmm_(d_gates.T, previous[now])
-            d_bias_state += d_gates.sum(0)
-            d *= update
-            d.addmm_(d_gates, weight_state)
-            stop, last = stop - size, last - filled
-        return d_inputs, d_state, d_weight_in, d_weight_state, d_bias_in, d_bias_state, None
+            begin, ranks = stop - users * n_anchors, packing.ranks[last - filled : last]
+            for start, size, place, n_given in _pieces(users, ranks, at_once):
+                now = slice(begin + start * n_anchors, begin + (start + size) * n_anchors)
+                d = d_state[start * n_anchors : (start + size) * n_anchors]
+                d_parts = _gate_gradients(loops, d, gates[now], proposed[now], previous[now], room[: len(d)])
+                of_given = d_parts[:, : 3 * dim]
+                if n_given < size:
+                    of_given = _of_users(of_given.contiguous(), n_anchors)[ranks[place : place + n_given] - start].view(-1, 3 * dim)
+                given = slice((last - filled + place) * n_anchors, (last - filled + place + n_given) * n_anchors)
+                torch.mm(of_given, by_part, out=d_inputs[given])
+                d_in.addmm_(of_given.T, inputs[given])
+                d_weight_state.addmm_(d_parts[:, dim:].T, previous[now])
+                d_bias += d_parts.sum(0)
+                d.addmm_(d_parts[:, dim:], weight_state)
+            stop, last = begin, last - filled
+        d_weight_in, d_bias_in = torch.cat([d_in[dim:], d_in[:dim]]), torch.cat([d_bias[dim : 3 * dim], d_bias[:dim]])
+        return d_inputs, d_state, d_weight_in, d_weight_state, d_bias_in, d_bias[dim:], None
+
+
+def _gate_gradients(loops, d_state, gates, proposed, previous, room) -> torch.Tensor:
+    """Gradients (S, 4H) of candidate, reset, update and the state's part of the candidate, before their nonlinearity, in `room`; of d_state (S, H), that
+    of the state after a step, what goes straight to the state before is left."""
+    if loops is not None:
+        loops.gate_gradients(*(part.numpy() for part in (d_state, gates, proposed, previous, room)))
+        return room
+    (reset, update, candidate), (d_candidate, d_reset, d_update, d_proposed) = gates.chunk(3, dim=1), room.chunk(4, dim=1)
+    torch.mul(d_state * (1 - update), 1 - candidate * candidate, out=d_candidate)
+    torch.mul(d_candidate * proposed, reset * (1 - reset), out=d_reset)
+    torch.mul(d_state * (previous - candidate), update * (1 - update), out=d_update)
+    torch.mul(d_candidate, reset, out=d_proposed)
+    d_state *= update
+    return room
+
+
+def _loops_and_users(state: torch.Tensor, packing: Packing, n_anchors: int) -> tuple[ModuleType | None, int]:
+    """The compiled loops, if they can be taken, and how many users go through a step at a time."""
+    loops, users = loops_for(state), packing.running[0]
+    return loops, users if loops is None else min(users, max(1, ROWS_AT_A_TIME * torch.get_num_threads() // n_anchors))
+
+
+def _pieces(users: int, ranks: torch.Tensor, at_once: int) -> list[tuple[int, int, int, int]]:
+    """(first user, users, first input, inputs) of parts of at most `at_once` users; ranks are the users of the inputs, ascending."""
+    if users <= at_once:
+        return [(0, users, 0, len(ranks))]
+    starts = list(range(0, users, at_once))
+    edges = [*np.searchsorted(ranks.numpy(), starts).tolist(), len(ranks)]
+    return [(start, min(at_once, users - start), edges[piece], edges[piece + 1] - edges[piece]) for piece, start in enumerate(starts)]
 
 
 def _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, packing, saved=None):
@@ -163,16 +193,19 @@ def _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, packin
     state, dim, first, place = start.detach().clone(memory_format=torch.contiguous_format), start.shape[1], 0, 0
     weight_in, weight_state = weight_in.T.contiguous(), weight_state.T.contiguous()  # one kind of product is much quicker than the other
     bias = torch.cat([bias_in[: 2 * dim] + bias_state[: 2 * dim], bias_in[2 * dim :], bias_state[2 * dim :]])  # of the four parts of a step
-    n_anchors, loops, at_once = len(start) // packing.running[0], loops_for(state), packing.running[0]
-    if loops is not None:
-        at_once = min(at_once, max(1, ROWS_AT_A_TIME * torch.get_num_threads() // n_anchors))
+    n_anchors = len(start) // packing.running[0]
+    loops, at_once = _loops_and_users(state, packing, n_anchors)
     step = _step if loops is None else partial(_compiled_step, loops)
     rooms = tuple(state.new_empty(at_once * n_anchors, 3 * dim) for _ in range(2))  # what the products write
     for users, filled in zip(packing.running, packing.filled, strict=True):
-        n_rows, given = users * n_anchors, inputs[place * n_anchors : (place + filled) * n_anchors]
-        kept = None if saved is None else tuple(part[first : first + n_rows] for part in saved)
-        step(given, packing.ranks[place : place + filled], state[:n_rows], n_anchors, weight_in, weight_state, bias, rooms, kept)
-        first, place = first + n_rows, place + filled
+        ranks = packing.ranks[place : place + filled]
+        for start_user, size, first_given, n_given in _pieces(users, ranks, at_once):
+            given = inputs[(place + first_given) * n_anchors : (place + first_given + n_given) * n_anchors]
+            rows = slice(start_user * n_anchors, (start_user + size) * n_anchors)
+            kept = None if saved is None else tuple(part[first + rows.start : first + rows.stop] for part in saved)
+            some_ranks = ranks[first_given : first_given + n_given] - start_user
+            step(given, some_ranks, state[rows], n_anchors, weight_in, weight_state, bias, rooms, kept)
+        first, place = first + users * n_anchors, place + filled
     return state
 
 
@@ -198,17 +231,10 @@ def _step(given, ranks, state, n_anchors, weight_in, weight_state, bias, rooms, 
 
 
 def _compiled_step(loops, given, ranks, state, n_anchors, weight_in, weight_state, bias, rooms, kept) -> None:
-    """The same with the compiled pass, as many users at a time as there is room for."""
-    users, at_once, numbers = len(state) // n_anchors, len(rooms[0]) // n_anchors, ranks.numpy()
+    """The same with the compiled pass."""
+    of_given, of_state = _product(given, weight_in, rooms[0][: len(given)]), _product(state, weight_state, rooms[1][: len(state)])
     silence, kept = np.zeros(rooms[0].shape[1], np.float32), (NOTHING,) * 3 if kept is None else tuple(part.numpy() for part in kept)
-    for start in range(0, users, at_once):
-        stop = min(start + at_once, users)
-        first, last = (0, len(numbers)) if stop - start == users else np.searchsorted(numbers, (start, stop))
-        some, rows = state[start * n_anchors : stop * n_anchors], slice(start * n_anchors, stop * n_anchors)
-        of_given = _product(given[first * n_anchors : last * n_anchors], weight_in, rooms[0][: (last - first) * n_anchors])
-        of_state = _product(some, weight_state, rooms[1][: len(some)])
-        loops.gates(of_given.numpy(), silence, numbers[first:last] - start, n_anchors, of_state.numpy(), bias.numpy(), some.numpy(),
-                    *(part[rows] for part in kept))  # fmt: skip
+    loops.gates(of_given.numpy(), silence, ranks.numpy(), n_anchors, of_state.numpy(), bias.numpy(), state.numpy(), *kept)
 
 
 def _of_users(rows: torch.Tensor, n_anchors: int) -> torch.Tensor:

@@ -84,6 +84,42 @@ def gate_row(typing, n_vectors, of_input, of_state, bias, state, gates, proposed
 
 
 @intrinsic
+def gate_gradient_row(typing, n_vectors, d_state, gates, proposed, previous, parts):
+    """The way back through `gate_row`: d_state (H) is the gradient of the state after the step, and becomes what of it goes straight to the state before;
+    parts (4H) takes the gradients of candidate, reset, update and the state's part of the candidate."""
+
+    def code(context, builder, signature, arguments):
+        n_vectors, d_state, gates, proposed, previous, parts = arguments
+        width, one = builder.mul(n_vectors, ir.Constant(I64, 4 * LANES)), constant(1.0)
+        with cgutils.for_range(builder, n_vectors, intp=I64) as loop:
+            column = builder.mul(loop.index, ir.Constant(I64, 4 * LANES))
+
+            def place(address, part=0):
+                return builder.add(builder.add(address, column), builder.mul(width, ir.Constant(I64, part)))
+
+            def product(*factors):
+                result = factors[0]
+                for factor in factors[1:]:
+                    result = builder.fmul(result, factor)
+                return result
+
+            d = load(builder, place(d_state))
+            reset, update, candidate = (load(builder, place(gates, part)) for part in range(3))
+            of_candidate, before = load(builder, place(proposed)), load(builder, place(previous))
+            squared = builder.fsub(one, product(candidate, candidate))
+            d_candidate = product(d, builder.fsub(one, update), squared)
+            d_reset = product(d_candidate, of_candidate, reset, builder.fsub(one, reset))
+            d_update = product(d, builder.fsub(before, candidate), update, builder.fsub(one, update))
+            written = (d_candidate, d_reset, d_update, product(d_candidate, reset))
+            for part, value in enumerate(written):
+                builder.store(value, pointer(builder, place(parts, part)), align=4)
+            builder.store(product(d, update), pointer(builder, place(d_state)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), code
+
+
+@intrinsic
 def fetch(typing, address):
     """Ask for the 64 bytes at an address, so that they are in the cache when they are wanted."""
 
