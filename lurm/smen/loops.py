@@ -9,10 +9,13 @@ functions stands beside every use, and tests hold one to the other. Machine code
 again in every process (seconds). No loop uses more than one thread or shares a sum between rows: a row's numbers hang on that row alone.
 """
 
+import hashlib
+import inspect
 from collections.abc import Callable
 
 from numba import njit, types
 
+from lurm.smen import register_tiles, vector_code
 from lurm.smen.register_tiles import ANCHORS, VECTORS, add_rows, fetch, gate_gradient_row, gate_row
 from lurm.smen.vector_code import LANES
 
@@ -25,11 +28,17 @@ def compiled(*signature) -> Callable:
 
     def compile_now(function: Callable) -> Callable:
         try:
+            function.__qualname__ += f"_{_digest()}"
             return njit([types.void(*signature)], nogil=True, cache=True)(function)
-        except (RuntimeError, OSError):  # no place for a cache (a zip, a home that cannot be written), or a full disk
+        except (RuntimeError, OSError):  # no place for a cache (a home that cannot be written), a full disk, no sources
             return njit([types.void(*signature)], nogil=True)(function)
 
     return compile_now
+
+
+def _digest() -> str:
+    """Of what the loops are made of in other files: numba looks at this file alone to see whether its machine code is of today."""
+    return hashlib.sha256("".join(map(inspect.getsource, (register_tiles, vector_code))).encode()).hexdigest()[:8]
 
 
 @compiled(MATRIX, MATRIX, LONGS, FLOATS, LONGS, LONGS, types.int64, MATRIX, types.float32[:, :, ::1])
