@@ -24,6 +24,7 @@ DOORS = (
     ("numba", ("lurm/smen/loops.py", "lurm/smen/register_tiles.py", "lurm/smen/vector_code.py"), False),
     ("numba", ("lurm/report/interest_map.py",), True),
     ("llvmlite", ("lurm/smen/register_tiles.py", "lurm/smen/vector_code.py"), False),
+    ("triton", ("lurm/smen/triton_bags.py",), False),
     ("umap", ("lurm/report/interest_map.py",), True),
     ("torch", ("lurm/kmeans.py", "lurm/rough_products.py", "spark_jobs/"), True),
     ("safetensors", ("lurm/training.py",), False),

@@ -1,8 +1,12 @@
 """Equation 5 without a gradient, from a table of anchor weights: the quickest way there is for the tensors that come.
 
-In: frozen anchor weights (D, M) and We (D, H), the cells of R bags. Out: r (R, M, H) float32. On a CPU the compiled loop of `lurm.smen.loops`, or where
-that cannot be torch's own sums of weighted rows; elsewhere nothing, and the caller takes the path of training.
+In: frozen anchor weights (D, M) and We (D, H), the cells of R bags. Out: r (R, M, H) float32. On a CPU the compiled loop of `lurm.smen.loops`, or
+torch's own sums of weighted rows where that cannot be; on a GPU the kernel of `lurm.smen.triton_bags`, or nothing where Triton is missing, and the
+caller takes the path of training.
 """
+
+from functools import cache
+from types import ModuleType
 
 import torch
 from torch.nn import functional
@@ -17,9 +21,10 @@ ALIGNED = 64  # bytes, which straight writes need
 def frozen_bags(weights: torch.Tensor, vectors: torch.Tensor, interests: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor,
                 places: torch.Tensor | None = None) -> torch.Tensor | None:  # fmt: skip
     """r (R, M, H) of eq. 5, row r at places[r]; interests (nnz,) int64, values (nnz,) float32. None where the path of training is the one to take."""
+    places = torch.arange(len(offsets) - 1, device=offsets.device) if places is None else places
     if weights.device.type != "cpu":
-        return None
-    places = torch.arange(len(offsets) - 1) if places is None else places
+        kernel = _triton_bags() if weights.device.type == "cuda" and weights.dtype == vectors.dtype == torch.float32 else None
+        return kernel.bags(weights, vectors, interests, values, offsets, places) if kernel is not None else None
     loops = loops_for(vectors)
     if loops is None or weights.dtype != torch.float32:
         return sums_of_torch(weights, vectors, interests, values, offsets, places)
@@ -36,7 +41,7 @@ def frozen_bags(weights: torch.Tensor, vectors: torch.Tensor, interests: torch.T
 
 def sums_of_torch(weights: torch.Tensor, vectors: torch.Tensor, interests: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor,
                   places: torch.Tensor) -> torch.Tensor:  # fmt: skip
-    """The same with torch's sums of weighted rows, one anchor after the other: after the first anchor the rows of some hundred bags are in the cache."""
+    """The same with torch's sums of weighted rows, one anchor after the other: after the first one the rows of some hundred bags are in the cache."""
     n_rows, n_anchors = len(places), weights.shape[1]
     found = vectors.new_zeros(n_rows, n_anchors, vectors.shape[1])
     for start in range(0, n_rows, BAGS_AT_A_TIME):
@@ -49,3 +54,12 @@ def sums_of_torch(weights: torch.Tensor, vectors: torch.Tensor, interests: torch
                                                        include_last_offset=True)  # fmt: skip
         found.index_copy_(0, places[start : start + BAGS_AT_A_TIME], part.relu_())
     return found
+
+
+@cache
+def _triton_bags() -> ModuleType | None:
+    try:
+        from lurm.smen import triton_bags
+    except ImportError:  # torch's builds for CPUs come without Triton
+        return None
+    return triton_bags

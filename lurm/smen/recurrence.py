@@ -159,8 +159,8 @@ class _Recurrence(torch.autograd.Function):
 
 
 def _gate_gradients(loops, d_state, gates, proposed, previous, room) -> torch.Tensor:
-    """Gradients (S, 4H) of candidate, reset, update and the state's part of the candidate, before their nonlinearity, in `room`; of d_state (S, H), that
-    of the state after a step, what goes straight to the state before is left."""
+    """Gradients (S, 4H) of candidate, reset, update and the state's part of the candidate, before their nonlinearity, in `room`; of d_state (S, H),
+    that of the state after a step, what goes straight to the state before is left."""
     if loops is not None:
         loops.gate_gradients(*(part.numpy() for part in (d_state, gates, proposed, previous, room)))
         return room

@@ -50,8 +50,8 @@ def add_rows(typing, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weigh
 def gate_row(typing, n_vectors, of_input, of_state, bias, state, gates, proposed, previous):
     """One sequence through the gates, n_vectors (1 or more) times LANES = H numbers wide; `state` becomes the state after the step.
 
-    of_input and of_state (3H): the products of input and state with their weights, as reset, update, candidate; bias (4H): of reset, of update, of the
-    candidate, of the state's part in it. Where `gates` is not 0 a backward pass is to come: reset, update and candidate (3H), the state's part of the
+    of_input and of_state (3H): the products of input and state with their weights, as reset, update, candidate; bias (4H): of reset, of update,
+    of the candidate, of the state's part in it. Where `gates` is not 0 a backward pass is to come: reset, update and candidate (3H), the state's part of the
     candidate (H) and the state before (H) are written there.
     """
 
@@ -85,8 +85,8 @@ def gate_row(typing, n_vectors, of_input, of_state, bias, state, gates, proposed
 
 @intrinsic
 def gate_gradient_row(typing, n_vectors, d_state, gates, proposed, previous, parts):
-    """The way back through `gate_row`: d_state (H) is the gradient of the state after the step, and becomes what of it goes straight to the state before;
-    parts (4H) takes the gradients of candidate, reset, update and the state's part of the candidate."""
+    """The way back through `gate_row`: d_state (H) is the gradient of the state after the step, and becomes what of it goes straight to the state
+    before; parts (4H) takes the gradients of candidate, reset, update and the state's part of the candidate."""
 
     def code(context, builder, signature, arguments):
         n_vectors, d_state, gates, proposed, previous, parts = arguments

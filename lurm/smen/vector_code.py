@@ -3,9 +3,9 @@
 What every helper takes and gives are LLVM's values inside a function that is being compiled; addresses are whole numbers. LANES numbers lie in a
 vector, as many as the processor's registers hold: 16 with AVX-512, else 8, which LLVM cuts to what the host has.
 
-The exponential is 2^n 2^f: rounded by adding 1.5 x 2^23, so that n stands in the last bits of the sum, and a polynomial of degree 6 for 2^f, |f| <= 1/2
-(relative error 2e-9, before rounding). sigmoid and tanh follow with one division each, and are off by at most 1e-7 and 2e-7. They know what is
-not a number, and keep it.
+The exponential is 2^n 2^f: n by adding 1.5 x 2^23, so that it stands in the last bits of the sum, and a polynomial of degree 6 for 2^f, |f| <= 1/2
+(relative error 2e-9, before rounding). sigmoid and tanh follow with one division each, and are off by at most 1e-7 and 2e-7. They keep what is not
+a number.
 """
 
 import llvmlite.binding

@@ -15,7 +15,7 @@ NOTHING = np.empty((0, 0), np.float32)
 
 
 def nonlinearities(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """sigmoid and tanh of (n, H) float32, as `gates` keeps them: with products of zero for the state, reset is sigmoid(x) and the candidate tanh(x)."""
+    """sigmoid and tanh of (n, H) float32, as `gates` keeps them: where the state's products are zero, reset is sigmoid(x), the candidate tanh(x)."""
     n_rows, width = values.shape
     of_inputs, states = np.tile(values, (1, 3)), np.zeros_like(values)
     kept = np.empty((n_rows, 3 * width), np.float32), np.empty_like(values), np.empty_like(values)
