@@ -22,9 +22,13 @@ def loops_for(tensor: torch.Tensor) -> ModuleType | None:
     return loops if loops is not None and tensor.shape[-1] % loops.LANES == 0 else None
 
 
+def switched_off() -> bool:
+    return _switched_off
+
+
 @contextmanager
 def without_loops() -> Iterator[None]:
-    """torch's functions alone inside: what the loops are measured and tested against."""
+    """torch's functions alone inside, on any device: what the loops and kernels are measured and tested against."""
     global _switched_off
     before, _switched_off = _switched_off, True
     try:

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch.nn import functional
 
-from lurm.smen.compiled import loops_for
+from lurm.smen.compiled import loops_for, switched_off
 
 BAGS_AT_A_TIME = 256  # in torch's functions: what they read and write stays in the cache for all anchors
 BEYOND_THE_CACHE = 4 << 20  # bytes: results that are larger go to memory straight, so that We stays in the cache
@@ -23,7 +23,8 @@ def frozen_bags(weights: torch.Tensor, vectors: torch.Tensor, interests: torch.T
     """r (R, M, H) of eq. 5, row r at places[r]; interests (nnz,) int64, values (nnz,) float32. None where the path of training is the one to take."""
     places = torch.arange(len(offsets) - 1, device=offsets.device) if places is None else places
     if weights.device.type != "cpu":
-        kernel = _triton_bags() if weights.device.type == "cuda" and weights.dtype == vectors.dtype == torch.float32 else None
+        ours = weights.device.type == "cuda" and weights.dtype == vectors.dtype == torch.float32 and not switched_off()
+        kernel = _triton_bags() if ours else None
         return kernel.bags(weights, vectors, interests, values, offsets, places) if kernel is not None else None
     loops = loops_for(vectors)
     if loops is None or weights.dtype != torch.float32:

@@ -101,7 +101,7 @@ class SMEN(nn.Module):
         if len(states) == 1:
             return next(iter(states.values()))
         share = torch.sigmoid(self.gate(torch.cat([states[MONTH], states[YEAR]], dim=2)))
-        return torch.lerp(states[YEAR], states[MONTH], share)
+        return torch.lerp(states[YEAR], states[MONTH], share.to(states[YEAR].dtype))
 
     def anchor_weights(self, interest_ids: torch.Tensor) -> torch.Tensor:
         """alpha (n, n_recurrent) of n interests; each row sums to 1 over the anchors (eq. 6)."""

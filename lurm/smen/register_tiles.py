@@ -51,8 +51,8 @@ def gate_row(typing, n_vectors, of_input, of_state, bias, state, gates, proposed
     """One sequence through the gates, n_vectors (1 or more) times LANES = H numbers wide; `state` becomes the state after the step.
 
     of_input and of_state (3H): the products of input and state with their weights, as reset, update, candidate; bias (4H): of reset, of update,
-    of the candidate, of the state's part in it. Where `gates` is not 0 a backward pass is to come: reset, update and candidate (3H), the state's part of the
-    candidate (H) and the state before (H) are written there.
+    of the candidate, of the state's part in it. Where `gates` is not 0 a backward pass is to come: reset, update and candidate (3H), the state's part
+    of the candidate (H) and the state before (H) are written there.
     """
 
     def code(context, builder, signature, arguments):

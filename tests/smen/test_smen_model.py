@@ -251,3 +251,15 @@ def test_without_a_gradient_bags_are_the_same_in_any_place(n_rows):
         plain = smen.bag_embedding(bags, alpha)
     assert frozen.shape == (n_rows, 3, 16) and torch.equal(plain, frozen[places])
     assert torch.allclose(frozen, learning, atol=1e-5) and (n_rows == 0 or frozen.abs().max() > 0.1)
+
+
+def test_in_bfloat16_values_and_gradients_are_near():
+    """What training in bfloat16 does: products in bfloat16, the recurrence in float32."""
+    smen = shake(SMEN(40, n_anchors=3, dim=16))
+    months, years = (SparseBags.from_dense(random_counts(7, n_steps, 40, seed=1)) for n_steps in (9, 2))
+    exact = smen(months, years)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = smen(months, years)
+    assert rough.dtype == torch.float32 and 0 < (rough - exact).abs().max() < 0.2
+    rough.sum().backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in smen.parameters())
