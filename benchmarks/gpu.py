@@ -309,7 +309,7 @@ def lives_rate(options, device, on_device: bool, made: dict) -> tuple[float, str
 def states_rate(options, device, on_device: bool, made: dict) -> tuple[float, str]:
     smen, _ = smen_of(options, device, made)
     from lurm.smen.batches import one_step
-    from lurm.smen.recurrence import next_states
+    from lurm.smen.recurrence import next_states, step_weights
     from lurm.smen.states import finish
 
     rng, width = np.random.default_rng(3), smen.n_anchors * smen.dim
@@ -325,7 +325,7 @@ def states_rate(options, device, on_device: bool, made: dict) -> tuple[float, st
     def work() -> torch.Tensor:
         ends = {}
         for scale in smen.scales:
-            ends[scale] = next_states(smen.gru_of(scale), smen.bag_embedding(bags[scale], alpha), bags[scale].users, before[scale])
+            ends[scale] = next_states(step_weights(smen.gru_of(scale)), smen.bag_embedding(bags[scale], alpha), bags[scale].users, before[scale])
         return smen.fuse(ends)
 
     return options.users / seconds_of(work, device), f"batches of {options.users:,} users"

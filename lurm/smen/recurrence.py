@@ -12,6 +12,7 @@ step with nn.GRU on a CPU).
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +40,14 @@ class Packing:
     running: list[int]  # users that still run at each time
     first: torch.Tensor  # (B,) int64: first non-empty step of each user; of users without rows the end of the grid
     active: torch.Tensor  # (A,) int64: users with rows, longest first
+
+
+class StepWeights(NamedTuple):
+    """A GRU's weights, transposed, because one kind of product is much quicker than the other."""
+
+    input: torch.Tensor  # (H, 3H): reset, update, candidate
+    state: torch.Tensor  # (H, 3H)
+    bias: torch.Tensor  # (4H): of reset, update, candidate and the state's part of the candidate
 
 
 def pack(bags: SparseBags) -> Packing:
@@ -90,21 +99,25 @@ def states_of_silence(gru: nn.GRU, n_steps: int) -> torch.Tensor:
         return start
     if torch.is_grad_enabled():
         return torch.cat([start, gru(start.new_zeros(1, n_steps, gru.input_size))[0][0]])
-    states, nothing = [start], start.new_zeros(0, dtype=torch.int64)
+    states, nothing, weights = [start], start.new_zeros(0, dtype=torch.int64), step_weights(gru)
     for _ in range(n_steps):  # step by step, so that row k is the same number however many rows are asked for
-        states.append(next_states(gru, start[:0, None], nothing, states[-1][:, None])[:, 0])
+        states.append(next_states(weights, start[:0, None], nothing, states[-1][:, None])[:, 0])
     return torch.cat(states)
 
 
-def next_states(gru: nn.GRU, inputs: torch.Tensor, users: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+def step_weights(gru: nn.GRU) -> StepWeights:
+    """The weights of a GRU as its steps use them."""
+    return _as_used(gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
+
+
+def next_states(weights: StepWeights, inputs: torch.Tensor, users: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     """One step of B users, for inference: inputs (R, M, H) of `users`, (R,) ascending, the others are silent; states (B, M, H) before it give
     those after it, (B, M, H) float32."""
-    weights = (gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
     if not len(states):
         return states
     dim, nobody = states.shape[2], users[:0]
     step = Packing(nobody, users, [len(users)], [len(states)], nobody, nobody)
-    return _forward(inputs.reshape(-1, dim), states.reshape(-1, dim), *weights, step).view(states.shape)
+    return _forward(inputs.reshape(-1, dim), states.reshape(-1, dim), weights, step).view(states.shape)
 
 
 def _recur(gru: nn.GRU, inputs: torch.Tensor, start: torch.Tensor, packing: Packing) -> torch.Tensor:
@@ -112,7 +125,7 @@ def _recur(gru: nn.GRU, inputs: torch.Tensor, start: torch.Tensor, packing: Pack
     weights = (gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (inputs, start, *weights)):
         return _Recurrence.apply(inputs, start, *weights, packing)
-    return _forward(inputs, start, *weights, packing)
+    return _forward(inputs, start, _as_used(*weights), packing)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -120,7 +133,7 @@ class _Recurrence(torch.autograd.Function):
     def forward(context, inputs, start, weight_in, weight_state, bias_in, bias_state, packing):
         n_states = sum(packing.running) * len(start) // packing.running[0]
         saved = tuple(inputs.new_empty(n_states, width * start.shape[1]) for width in (3, 1, 1))
-        last = _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, packing, saved)
+        last = _forward(inputs, start, _as_used(weight_in, weight_state, bias_in, bias_state), packing, saved)
         context.save_for_backward(inputs, weight_in, weight_state, *saved)
         context.packing = packing
         return last
@@ -180,19 +193,24 @@ def _loops_and_users(state: torch.Tensor, packing: Packing, n_anchors: int) -> t
 
 
 def _pieces(users: int, ranks: torch.Tensor, at_once: int) -> list[tuple[int, int, int, int]]:
-    """(first user, users, first input, inputs) of parts of at most `at_once` users; ranks are the users of the inputs, ascending."""
+    """(first user, users, first input, inputs) of equal parts of at most `at_once` users; ranks are the users of the inputs, ascending."""
     if users <= at_once:
         return [(0, users, 0, len(ranks))]
-    starts = list(range(0, users, at_once))
+    size = -(-users // -(-users // at_once))
+    starts = list(range(0, users, size))
     edges = [*np.searchsorted(ranks.numpy(), starts).tolist(), len(ranks)]
-    return [(start, min(at_once, users - start), edges[piece], edges[piece + 1] - edges[piece]) for piece, start in enumerate(starts)]
+    return [(start, min(size, users - start), edges[piece], edges[piece + 1] - edges[piece]) for piece, start in enumerate(starts)]
 
 
-def _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, packing, saved=None):
+def _as_used(weight_in, weight_state, bias_in, bias_state) -> StepWeights:
+    dim = weight_in.shape[0] // 3
+    bias = torch.cat([bias_in[: 2 * dim] + bias_state[: 2 * dim], bias_in[2 * dim :], bias_state[2 * dim :]])
+    return StepWeights(weight_in.detach().T.contiguous(), weight_state.detach().T.contiguous(), bias.detach())
+
+
+def _forward(inputs, start, weights, packing, saved=None):
     """The recurrence of torch.nn.GRU; `saved` takes gates (N, 3H), the state's part of the candidate (N, H), the state before (N, H)."""
     state, dim, first, place = start.detach().clone(memory_format=torch.contiguous_format), start.shape[1], 0, 0
-    weight_in, weight_state = weight_in.T.contiguous(), weight_state.T.contiguous()  # one kind of product is much quicker than the other
-    bias = torch.cat([bias_in[: 2 * dim] + bias_state[: 2 * dim], bias_in[2 * dim :], bias_state[2 * dim :]])  # of the four parts of a step
     n_anchors = len(start) // packing.running[0]
     loops, at_once = _loops_and_users(state, packing, n_anchors)
     step = _step if loops is None else partial(_compiled_step, loops)
@@ -204,21 +222,21 @@ def _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, packin
             rows = slice(start_user * n_anchors, (start_user + size) * n_anchors)
             kept = None if saved is None else tuple(part[first + rows.start : first + rows.stop] for part in saved)
             some_ranks = ranks[first_given : first_given + n_given] - start_user
-            step(given, some_ranks, state[rows], n_anchors, weight_in, weight_state, bias, rooms, kept)
+            step(given, some_ranks, state[rows], n_anchors, weights, rooms, kept)
         first, place = first + users * n_anchors, place + filled
     return state
 
 
-def _step(given, ranks, state, n_anchors, weight_in, weight_state, bias, rooms, kept) -> None:
+def _step(given, ranks, state, n_anchors, weights, rooms, kept) -> None:
     """One step in torch's functions: `state` (users x M, H) becomes the state after it; given (len(ranks) x M, H) are the inputs there are."""
-    dim, n_rows = state.shape[1], len(state)
+    dim, n_rows, bias = state.shape[1], len(state), weights.bias
     gates = rooms[0][:n_rows] if kept is None else kept[0]
     if len(given) < n_rows:
-        of_given = _product(given, weight_in, given.new_empty(len(given), 3 * dim))
+        of_given = _product(given, weights.input, given.new_empty(len(given), 3 * dim))
         _of_users(gates.zero_(), n_anchors).index_copy_(0, ranks, _of_users(of_given, n_anchors))
     else:
-        _product(given, weight_in, gates)
-    of_state = _product(state, weight_state, rooms[1][:n_rows])
+        _product(given, weights.input, gates)
+    of_state = _product(state, weights.state, rooms[1][:n_rows])
     both, candidate = gates[:, : 2 * dim], gates[:, 2 * dim :]
     both.add_(of_state[:, : 2 * dim]).add_(bias[: 2 * dim]).sigmoid_()
     reset, update = both.split(dim, dim=1)
@@ -230,11 +248,11 @@ def _step(given, ranks, state, n_anchors, weight_in, weight_state, bias, rooms, 
     state.copy_(torch.lerp(candidate, state, update))
 
 
-def _compiled_step(loops, given, ranks, state, n_anchors, weight_in, weight_state, bias, rooms, kept) -> None:
+def _compiled_step(loops, given, ranks, state, n_anchors, weights, rooms, kept) -> None:
     """The same with the compiled pass."""
-    of_given, of_state = _product(given, weight_in, rooms[0][: len(given)]), _product(state, weight_state, rooms[1][: len(state)])
+    of_given, of_state = _product(given, weights.input, rooms[0][: len(given)]), _product(state, weights.state, rooms[1][: len(state)])
     silence, kept = np.zeros(rooms[0].shape[1], np.float32), (NOTHING,) * 3 if kept is None else tuple(part.numpy() for part in kept)
-    loops.gates(of_given.numpy(), silence, ranks.numpy(), n_anchors, of_state.numpy(), bias.numpy(), state.numpy(), *kept)
+    loops.gates(of_given.numpy(), silence, ranks.numpy(), n_anchors, of_state.numpy(), weights.bias.numpy(), state.numpy(), *kept)
 
 
 def _of_users(rows: torch.Tensor, n_anchors: int) -> torch.Tensor:

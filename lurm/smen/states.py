@@ -19,10 +19,10 @@ from lurm.schema import MONTH, YEAR
 from lurm.smen.batches import CALENDAR, SparseBags, month_bags, one_step, stored_year_bags
 from lurm.smen.inference import PERIODS_PER_BATCH, batches_of_users
 from lurm.smen.model import SMEN, Tables
-from lurm.smen.recurrence import last_states_packed, next_states, pack, states_of_silence
+from lurm.smen.recurrence import StepWeights, last_states_packed, next_states, pack, states_of_silence, step_weights
 
 States = dict[str, np.ndarray]
-USERS_AT_A_TIME = 128
+USERS_AT_A_TIME = 256
 
 
 def open_month(as_of: str) -> str:
@@ -75,9 +75,9 @@ def fold(smen: SMEN, info: dict, months: Lives, years: Lives, until: str, alpha:
 @torch.no_grad()
 def advance(smen: SMEN, scale: str, states: np.ndarray, period: Lives, alpha: torch.Tensor, device: str = "cpu") -> np.ndarray:
     """States (B, M x H) after one more period; `period` has the same users, those without a row in it were silent."""
-    bags, result = one_step(period).to(device), np.empty_like(states)
+    bags, result, weights = one_step(period).to(device), np.empty_like(states), step_weights(smen.gru_of(scale))
     for users in _some_users(len(states), device):
-        result[users] = _after(smen, scale, states[users], bags.of_users(users.start, users.stop), alpha, device).cpu().numpy()
+        result[users] = _after(smen, scale, weights, states[users], bags.of_users(users.start, users.stop), alpha).cpu().numpy()
     return result
 
 
@@ -85,10 +85,11 @@ def advance(smen: SMEN, scale: str, states: np.ndarray, period: Lives, alpha: to
 def finish(smen: SMEN, states: States, last: dict[str, Lives], alpha: torch.Tensor, device: str = "cpu") -> np.ndarray:
     """Embeddings (B, M x H) float32: states taken over the open period of each scale, then fused."""
     shape, width = (-1, smen.n_recurrent, smen.dim), smen.n_recurrent * smen.dim
-    bags = {scale: one_step(last[scale]).to(device) for scale in smen.scales}
+    bags = {scale: (one_step(last[scale]).to(device), step_weights(smen.gru_of(scale))) for scale in smen.scales}
     result = np.empty((last[smen.scales[0]].n_users, smen.n_anchors * smen.dim), np.float32)
     for users in _some_users(len(result), device):
-        ends = {scale: _after(smen, scale, states[scale][users], bags[scale].of_users(users.start, users.stop), alpha, device) for scale in bags}
+        ends = {scale: _after(smen, scale, weights, states[scale][users], every.of_users(users.start, users.stop), alpha)
+                for scale, (every, weights) in bags.items()}  # fmt: skip
         vectors = smen.fuse({scale: state[:, :width].reshape(shape) for scale, state in ends.items()})
         if smen.memory_scale:
             vectors = smen.with_memory(vectors, ends[smen.memory_scale][:, width:])
@@ -102,11 +103,11 @@ def _some_users(n_users: int, device: str) -> list[slice]:
     return [slice(start, min(start + at_once, n_users)) for start in range(0, n_users, at_once)]
 
 
-def _after(smen: SMEN, scale: str, states: np.ndarray, bags: SparseBags, alpha: torch.Tensor, device: str) -> torch.Tensor:
+def _after(smen: SMEN, scale: str, weights: StepWeights, states: np.ndarray, bags: SparseBags, alpha: torch.Tensor) -> torch.Tensor:
     """States (B, M x H) after one more step, which `bags` hold."""
-    start, width = torch.from_numpy(states).to(device), smen.n_recurrent * smen.dim
+    start, width = torch.from_numpy(states).to(alpha.device), smen.n_recurrent * smen.dim
     before = start[:, :width].reshape(-1, smen.n_recurrent, smen.dim)
-    after = next_states(smen.gru_of(scale), smen.bag_embedding(bags, alpha).float(), bags.users, before).view(-1, width)
+    after = next_states(weights, smen.bag_embedding(bags, alpha).float(), bags.users, before).view(-1, width)
     return torch.cat([after, start[:, width:] + smen.memory_sums(bags)], dim=1) if scale == smen.memory_scale else after
 
 

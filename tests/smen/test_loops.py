@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lurm.smen import loops
-from lurm.smen.recurrence import _gate_gradients, _step
+from lurm.smen.recurrence import StepWeights, _gate_gradients, _step
 
 NOTHING = np.empty((0, 0), np.float32)
 
@@ -64,7 +64,7 @@ def test_the_gates_are_a_step_in_torch(dim, n_anchors, ranks):
     ours, our_kept = state.clone(), tuple(torch.empty_like(part) for part in kept)
     rooms = tuple(torch.empty(len(state), 3 * dim) for _ in range(2))
     products, silence = (given @ weight_in, state @ weight_state), np.zeros(3 * dim, np.float32)
-    _step(given, ranks, state, n_anchors, weight_in, weight_state, bias, rooms, kept)
+    _step(given, ranks, state, n_anchors, StepWeights(weight_in, weight_state, bias), rooms, kept)
     arguments = (products[0].numpy(), silence, ranks.numpy(), n_anchors, products[1].numpy(), bias.numpy())
     loops.gates(*arguments, ours.numpy(), *(part.numpy() for part in our_kept))
     assert torch.allclose(ours, state, atol=2e-6)
