@@ -21,7 +21,7 @@ from torch.nn import functional
 from lurm.schema import MONTH, SCALES, YEAR
 from lurm.smen.batches import SparseBags
 from lurm.smen.frozen_bags import frozen_bags
-from lurm.smen.recurrence import last_states_packed, pack
+from lurm.smen.recurrence import last_states_packed, pack, whole_vectors
 
 Tables = dict[str, torch.Tensor]  # one for each scale
 
@@ -100,8 +100,10 @@ class SMEN(nn.Module):
         """User embeddings (B, M, H) from the last states (B, M, H) of each scale (eq. 7)."""
         if len(states) == 1:
             return next(iter(states.values()))
-        share = torch.sigmoid(self.gate(torch.cat([states[MONTH], states[YEAR]], dim=2)))
-        return torch.lerp(states[YEAR], states[MONTH], share.to(states[YEAR].dtype))
+        shape = states[MONTH].shape
+        months, years = (whole_vectors(states[scale].flatten(0, 1)) for scale in (MONTH, YEAR))
+        share = torch.sigmoid(self.gate(torch.cat([months, years], dim=1)))
+        return torch.lerp(years, months, share.to(years.dtype))[: shape[0] * shape[1]].view(shape)
 
     def anchor_weights(self, interest_ids: torch.Tensor) -> torch.Tensor:
         """alpha (n, n_recurrent) of n interests; each row sums to 1 over the anchors (eq. 6)."""

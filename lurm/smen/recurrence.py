@@ -265,5 +265,11 @@ def _product(rows: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> tor
     not depend on how many users were advanced together."""
     if len(rows) >= FEWEST_ROWS or not len(rows):
         return torch.mm(rows, weight, out=out)
-    padded = nn.functional.pad(rows, (0, 0, 0, FEWEST_ROWS - len(rows)))
-    return out.copy_(torch.mm(padded, weight)[: len(rows)])
+    return out.copy_(torch.mm(whole_vectors(rows), weight)[: len(rows)])
+
+
+def whole_vectors(rows: torch.Tensor) -> torch.Tensor:
+    """The same and rows of zeros up to a multiple of FEWEST_ROWS: torch's sigmoid rounds the last numbers of a tensor differently where they do not
+    fill a vector of the processor, and a user must not depend on how many others were computed together."""
+    missing = -len(rows) % FEWEST_ROWS
+    return nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
