@@ -76,6 +76,17 @@ def test_few_users_are_rounded_like_many(n_users):
     assert np.array_equal(few, whole[chosen])
 
 
+@pytest.mark.parametrize(("n_anchors", "dim"), [(3, 32), (2, 16), (4, 24)])
+def test_how_many_others_there_are_changes_nothing(n_anchors, dim):
+    """Numbers of users that leave one over in a piece, few rows in a product, or numbers that fill no vector of the processor."""
+    smen, lives = SMEN(25, n_anchors=n_anchors, dim=dim, memory=True).eval().requires_grad_(False), random_lives(260)
+    smen.memory.normal_(generator=torch.Generator().manual_seed(3))
+    everybody, _ = whole_and_cut(smen, lives, 636)
+    for n_users in (1, 2, 3, 10, 127, 257):
+        whole, cut_off = whole_and_cut(smen, lives.take(np.arange(n_users)), 636)
+        assert np.array_equal(whole, everybody[:n_users]) and np.array_equal(cut_off, everybody[:n_users]), n_users
+
+
 @pytest.mark.parametrize("at_once", [1, 3, 39])
 @pytest.mark.parametrize("n_anchors", [1, 2, 10])
 def test_pieces_of_few_rows_are_rounded_like_many(at_once, n_anchors, monkeypatch):
