@@ -9,7 +9,8 @@ CUDA device every cell says "not run"; `--device cpu` goes through everything on
   assign            nearest of all centroids by tiles of products; the vectors lie in GPU memory, or are copied from the host's while it works
   re-ranked         bfloat16 finds the best of each tile of centroids, float32 decides among the best four tiles
   Lloyd iteration   assign, sums of the vectors of each centroid, unit length
-  bag               lurm/smen/model.py: bag_embedding of rows of about 12 non-zeros; `and back` with the gradients of all weights
+  bag               lurm/smen/model.py: bag_embedding of rows of about 12 non-zeros, without a gradient by the kernel of lurm/smen/triton_bags.py
+                    where Triton is there; `and back` with the gradients of all weights
   whole lives       lurm/smen/inference.py: embed, from numpy to numpy; `on the device` is the model alone, its inputs there already
   kept states       lurm/smen/states.py: finish, one month and one year more, likewise
   training          a step of 256 pairs of windows: forward, loss, backward, Adam
@@ -82,6 +83,7 @@ def cells(options: argparse.Namespace, device: torch.device, peaks: dict[str, fl
         (f"Lloyd iteration {size}, TF32", "seconds", partial(lloyd_seconds, options, device, "TF32", made)),
         (f"Lloyd iteration {size}, bfloat16 re-ranked", "seconds", partial(lloyd_seconds, options, device, "bfloat16", made)),
         ("bag, float32", "non-zeros/s", partial(bag_rate, options, device, "float32", False, peaks, made)),
+        ("the same, in torch's functions", "non-zeros/s", partial(bag_rate, options, device, "float32", False, peaks, made, True)),
         ("bag, bfloat16", "non-zeros/s", partial(bag_rate, options, device, "bfloat16", False, peaks, made)),
         ("bag and back, float32", "non-zeros/s", partial(bag_rate, options, device, "float32", True, peaks, made)),
         (f"whole lives of {options.months} months", "users/s", partial(lives_rate, options, device, False, made)),
@@ -236,9 +238,10 @@ def without_delta() -> None:
             sys.modules[name] = module
 
 
-def bag_rate(options, device, precision: str, back: bool, peaks: dict, made: dict) -> tuple[float, str]:
+def bag_rate(options, device, precision: str, back: bool, peaks: dict, made: dict, in_torch: bool = False) -> tuple[float, str]:
     smen, _ = smen_of(options, device, made)
     from lurm.smen.batches import SparseBags
+    from lurm.smen.compiled import without_loops
 
     rng = np.random.default_rng(1)
     lengths = np.minimum(1 + rng.poisson(11, options.rows), 64)
@@ -255,11 +258,15 @@ def bag_rate(options, device, precision: str, back: bool, peaks: dict, made: dic
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             work.bag_embedding(bags, alpha)
 
+    def forward_in_torch() -> None:
+        with without_loops():
+            forward()
+
     def and_back() -> None:
         work.zero_grad(set_to_none=True)
         work.bag_embedding(bags).sum().backward()
 
-    seconds = seconds_of(and_back if back else forward, device)
+    seconds = seconds_of(and_back if back else forward_in_torch if in_torch else forward, device)
     reached = (6 if back else 2) * nnz * smen.n_anchors * smen.dim / seconds / 1e12
     return nnz / seconds, f"{nnz:,} non-zeros, {reached:.3g} TFLOP/s{share(reached, peaks, precision)}"
 
@@ -302,7 +309,7 @@ def lives_rate(options, device, on_device: bool, made: dict) -> tuple[float, str
 def states_rate(options, device, on_device: bool, made: dict) -> tuple[float, str]:
     smen, _ = smen_of(options, device, made)
     from lurm.smen.batches import one_step
-    from lurm.smen.recurrence import next_states
+    from lurm.smen.recurrence import next_states, step_weights
     from lurm.smen.states import finish
 
     rng, width = np.random.default_rng(3), smen.n_anchors * smen.dim
@@ -312,14 +319,13 @@ def states_rate(options, device, on_device: bool, made: dict) -> tuple[float, st
     if not on_device:
         return options.users / seconds_of(lambda: finish(smen, states, last, alpha, device), device), "host work and copies included"
     bags = {scale: one_step(last[scale]).to(device) for scale in smen.scales}
-    before = {scale: torch.from_numpy(states[scale]).to(device).view(-1, smen.dim) for scale in smen.scales}
+    before = {scale: torch.from_numpy(states[scale]).to(device).view(-1, smen.n_anchors, smen.dim) for scale in smen.scales}
 
     @torch.no_grad()
     def work() -> torch.Tensor:
         ends = {}
         for scale in smen.scales:
-            rows = smen.bag_embedding(bags[scale], alpha).view(-1, smen.dim)
-            ends[scale] = next_states(smen.gru_of(scale), rows, before[scale]).view(-1, smen.n_anchors, smen.dim)
+            ends[scale] = next_states(step_weights(smen.gru_of(scale)), smen.bag_embedding(bags[scale], alpha), bags[scale].users, before[scale])
         return smen.fuse(ends)
 
     return options.users / seconds_of(work, device), f"batches of {options.users:,} users"

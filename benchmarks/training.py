@@ -7,11 +7,13 @@ months since their first). Then
 
   loader alone       bags read, users shuffled, windows drawn and laid out as tensors, and thrown away
   steps alone        forward, loss, backward, Adam; the batches lie in memory
+  the same, torch    without the compiled passes of lurm/smen/loops.py, as where numba is missing
   steps with loader  both as the stage runs them, the next batch prepared by a thread while the model works on this one
   plain, alone       the same batches in torch's own modules: a gather padded to the longest bag, nn.GRU over every cell of the calendar grid
 
 `waiting` is the share of the time that the model waits for a batch; the first batch, which fills the buffer users are shuffled in, stands by
-itself. Plain and ours start from the same weights; the largest difference of a number of their embeddings is told.
+itself. Plain and ours start from the same weights; the largest difference of a number of their embeddings is told. The limit of a step is the
+processor's float32 matrix product, measured in the same run, for the products of forward and backward pass; everything else would be free.
 """
 
 import argparse
@@ -33,8 +35,10 @@ from lurm.contrastive import nt_xent
 from lurm.manifest import Manifest, Snapshot
 from lurm.periods import month_name, month_number, until
 from lurm.schema import BAGS, MONTH, TIMESTAMP, YEAR
+from lurm.smen.compiled import without_loops
 from lurm.smen.fitting import _optimizers, _prefetch, build, training_batches
 from lurm.smen.model import SMEN
+from lurm.smen.recurrence import pack
 from lurm.staging import stage_table
 from lurm.store import Store
 from lurm.training import autocast, choose_device, choose_precision
@@ -127,10 +131,36 @@ def one_size(bags: tuple[Store, Snapshot], options: argparse.Namespace, settings
     with torch.no_grad():
         both = [smen.recurrent(*(scale.to(device) for scale in ready[0])) for smen in (ours, plain)]
     rows["steps alone"] = (0.0, alone(step, options.steps), None)
+    with without_loops():
+        rows["the same, torch"] = (0.0, alone(step, options.steps), None)
     rows["steps with loader"] = with_loader(_prefetch(batches()), step, options.steps)
     if options.plain_steps:
         rows["plain, alone"] = (0.0, alone(plain_step, options.plain_steps), None)
-    return rows, f"{'':>13}largest difference of ours and plain before training: {float((both[0] - both[1]).abs().max()):.1e}"
+    work, peak = operations_of_step(ours, ready[2]), matrix_peak(device)
+    told = (f"largest difference of ours and plain before training: {float((both[0] - both[1]).abs().max()):.1e}; "
+            f"products of a step: {work / 1e9:.1f} GFLOP, alone {work * rows['steps alone'][1] / peak:.0%} of {peak / 1e9:,.0f} GFLOP/s")
+    return rows, f"{'':>13}{told}"
+
+
+def operations_of_step(smen: SMEN, batch) -> float:
+    """Operations of the products of a step, backward pass included, where each product is two."""
+    width, n_anchors, n_windows, forward = smen.dim, smen.n_recurrent, len(batch[0].n_steps), 0.0
+    for bags in batch:
+        packing = pack(bags)
+        forward += 2 * n_anchors * width * (3 * width * (sum(packing.running) + len(packing.ranks)) + len(bags.interest_ids))
+    forward += 2 * n_windows * n_anchors * width * (2 * width + width + n_anchors * width + n_windows)  # gate, head, similarities
+    return 3 * forward
+
+
+def matrix_peak(device: torch.device) -> float:
+    """Operations a second of a large float32 product."""
+    left, right = torch.randn(2_048, 2_048, device=device), torch.randn(2_048, 2_048, device=device)
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        (left @ right).sum().item()
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2_048**3 / min(seconds)
 
 
 def with_loader(batches: Iterator, step: Callable, n_steps: int) -> tuple[float, float, float]:

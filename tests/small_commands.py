@@ -72,14 +72,15 @@ SMALL = {
          "--clusters 5000": "--clusters 50"},
         kept=("--peers superkmeans superkmeans-refined",),
         rows=("lurm two-level", "lurm two-level, the start alone", "8", "16", "32", "all, faiss exact")),
-    "benchmarks/bag.py": Small(added="--interests 500 --rows 200", rows=("lurm", "ten bags", "wide table", "float32 product:")),
+    "benchmarks/bag.py": Small(added="--interests 500 --rows 200", rows=("lurm", "lurm, torch", "ten bags", "wide table", "float32 product:")),
     "benchmarks/embedding.py": Small(
-        added="--users 4 --months 12 --interests 500",
-        rows=tuple(f"{name}{kind}" for name in ("plain module", "whole lives", "kept states") for kind in ("", ", bfloat16"))),
+        {"--active 0.33": "--active 0.33"}, added="--users 4 --months 12 --interests 500",
+        rows=(*(f"{name}{kind}" for name in ("plain module", "whole lives", "kept states") for kind in ("", ", bfloat16")),
+              "whole lives, torch", "kept states, torch")),
     "benchmarks/training.py": Small(
         {"--users 4000": "--users 300", "--steps 8": "--steps 2", "--plain-steps 2": "--plain-steps 1", "--loader-steps 40": "--loader-steps 4"},
         added="--interests 200 --months 12 --set smen.batch_size=32 encoder.dim=16 smen.dim=16 smen.n_anchors=2 smen.shuffle_users=100",
-        rows=tuple(f"300  {name}" for name in ("loader alone", "steps alone", "steps with loader", "plain, alone"))),
+        rows=tuple(f"300  {name}" for name in ("loader alone", "steps alone", "the same, torch", "steps with loader", "plain, alone"))),
     "benchmarks/bags_from_events.py": Small(
         {"--events 200000": "--events 20000", "--worlds even user": "--worlds user", "--memory-gb 2": "--memory-gb 1"},
         added="--interests 50 --threads 1", rows=("user",)),

@@ -34,6 +34,14 @@ class SparseBags:
     def to(self, device: torch.device | str) -> "SparseBags":
         return SparseBags(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
+    def of_users(self, start: int, stop: int) -> "SparseBags":
+        """The bags of users start:stop, who are counted from 0 again."""
+        first, last = torch.searchsorted(self.users, torch.tensor([start, stop], device=self.users.device)).tolist()
+        cells = slice(*self.offsets[[first, last]].tolist())
+        offsets = self.offsets[first : last + 1] - cells.start
+        rows = slice(first, last)
+        return SparseBags(self.interest_ids[cells], self.counts[cells], offsets, self.users[rows] - start, self.steps[rows], self.n_steps[start:stop])
+
     @staticmethod
     def from_dense(counts: torch.Tensor) -> "SparseBags":
         """From (B, N, D) counts, N periods for everybody: for tests and for comparison with other implementations."""

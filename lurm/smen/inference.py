@@ -15,6 +15,7 @@ from lurm.bag_of_interests import Lives
 from lurm.schema import MONTH, YEAR
 from lurm.smen.batches import CALENDAR, month_bags, stored_year_bags, year_bags
 from lurm.smen.model import SMEN
+from lurm.smen.recurrence import states_of_silence
 from lurm.training import load_tensors, save_tensors
 
 # User-periods in a batch at M x H = 1280. On a CPU what one step of the GRU touches should stay in the cache: 20 % faster than 16,384.
@@ -45,15 +46,19 @@ def embed(
     end_month: int,
     batch_size: int = 1_024,
     device: torch.device | str = "cpu",
+    alpha: torch.Tensor | None = None,
 ) -> np.ndarray:
     """User embeddings (B, M x H) float32 of the users of `months`, in their order, from events before month `end_month`.
 
     years: stored calendar years of the same users in the same order; when None, or with rolling blocks, years are summed from months.
-    A user without events gets what the model says about silence.
+    A user without events gets what the model says about silence. alpha (D, recurrent anchors): the table of anchor weights, for who has it already.
     """
     smen = smen.to(device).eval()
     stored = years is not None and info.get("year_blocks", CALENDAR) == CALENDAR
-    alpha = smen.anchor_weights(torch.arange(smen.n_interests, device=device))  # the same for all users
+    if alpha is None:
+        alpha = smen.anchor_weights(torch.arange(smen.n_interests, device=device))  # the same for all users
+    longest = max(1, end_month - info["grid_start"])
+    silent = {scale: states_of_silence(smen.gru_of(scale), longest if scale == MONTH else -(-longest // 12) + 1) for scale in smen.scales}
     result = np.empty((len(months.user_ids), smen.n_anchors * smen.dim), dtype=np.float32)
     budget = PERIODS_PER_BATCH[torch.device(device).type] * 1_280 // (smen.n_anchors * smen.dim)
     for users in batches_of_users(months, end_month, batch_size, max(1, budget)):
@@ -65,7 +70,7 @@ def embed(
             bags[YEAR] = stored_year_bags(years.take(users), info["grid_start"], end_month).to(device)
         elif YEAR in smen.scales:
             bags[YEAR] = year_bags(part, info["grid_start"], ends, info.get("year_blocks", CALENDAR)).to(device)
-        result[users] = smen(bags[MONTH], bags[YEAR], alpha).flatten(1).cpu().numpy()
+        result[users] = smen(bags[MONTH], bags[YEAR], alpha, silent).flatten(1).cpu().numpy()
     return result
 
 

@@ -20,9 +20,10 @@ from torch.nn import functional
 
 from lurm.schema import MONTH, SCALES, YEAR
 from lurm.smen.batches import SparseBags
-from lurm.smen.recurrence import last_states_packed, pack
+from lurm.smen.frozen_bags import frozen_bags
+from lurm.smen.recurrence import last_states_packed, pack, whole_vectors
 
-BAGS_AT_A_TIME = 256  # on a CPU, without a gradient: what they read and write stays in the cache for all anchors
+Tables = dict[str, torch.Tensor]  # one for each scale
 
 
 class SMEN(nn.Module):
@@ -58,21 +59,24 @@ class SMEN(nn.Module):
             self.gate = nn.Linear(2 * dim, dim)
         initialise(self, torch.Generator().manual_seed(0))
 
-    def forward(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None) -> torch.Tensor:
-        """User embeddings (B, M, H). `alpha` (D, n_recurrent) is the table of anchor weights when the caller has it already."""
-        recurrent = self.recurrent(months, years, alpha)
+    def forward(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None,
+                silent: Tables | None = None) -> torch.Tensor:  # fmt: skip
+        """User embeddings (B, M, H). What is the same for all users may be given by who has it already: `alpha` (D, n_recurrent), the table of
+        anchor weights, and `silent`, for each scale the states after 0, 1, .. silent periods, as many as a grid can begin with."""
+        recurrent = self.recurrent(months, years, alpha, silent)
         if self.memory_scale is None:
             return recurrent
         return self.with_memory(recurrent, self.memory_sums(years if self.memory_scale == YEAR else months))
 
-    def recurrent(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None) -> torch.Tensor:
+    def recurrent(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None,
+                  silent: Tables | None = None) -> torch.Tensor:  # fmt: skip
         """The paper's anchors alone, (B, n_recurrent, H): what training looks at."""
         states = {}
         for scale, bags in ((MONTH, months), (YEAR, years)):
             if scale in self.scales:
                 packing = pack(bags)
-                packed = self.bag_embedding(bags, alpha, packing.slots, packing.n_slots)
-                states[scale] = last_states_packed(self.gru_of(scale), packed, packing)
+                inputs = self.bag_embedding(bags, alpha, packing.places)
+                states[scale] = last_states_packed(self.gru_of(scale), inputs, packing, silent[scale] if silent else None)
         return self.fuse(states)
 
     def memory_sums(self, bags: SparseBags) -> torch.Tensor:
@@ -96,23 +100,26 @@ class SMEN(nn.Module):
         """User embeddings (B, M, H) from the last states (B, M, H) of each scale (eq. 7)."""
         if len(states) == 1:
             return next(iter(states.values()))
-        share = torch.sigmoid(self.gate(torch.cat([states[MONTH], states[YEAR]], dim=2)))
-        return share * states[MONTH] + (1 - share) * states[YEAR]
+        shape = states[MONTH].shape
+        months, years = (whole_vectors(states[scale].flatten(0, 1)) for scale in (MONTH, YEAR))
+        share = torch.sigmoid(self.gate(torch.cat([months, years], dim=1)))
+        return torch.lerp(years, months, share.to(years.dtype))[: shape[0] * shape[1]].view(shape)
 
     def anchor_weights(self, interest_ids: torch.Tensor) -> torch.Tensor:
         """alpha (n, n_recurrent) of n interests; each row sums to 1 over the anchors (eq. 6)."""
         return self._weights_of(self.interest_embedding(interest_ids))
 
-    def bag_embedding(self, bags: SparseBags, alpha: torch.Tensor | None = None, places: torch.Tensor | None = None,
-                      n_places: int | None = None) -> torch.Tensor:  # fmt: skip
-        """r (R, M, H) of every row (eq. 5); or (n_places, M, H) float32 with row r at places[r] and zeros where there is none."""
+    def bag_embedding(self, bags: SparseBags, alpha: torch.Tensor | None = None, places: torch.Tensor | None = None) -> torch.Tensor:
+        """r (R, M, H) of every row (eq. 5), in the order of the rows, or with row r at places[r], a permutation of them."""
         values = torch.log1p(bags.counts)
-        if alpha is not None and alpha.device.type == "cpu" and not torch.is_grad_enabled():
-            return _bag_embeddings_on_cpu(alpha, self.interest_embedding.weight, bags.interest_ids, values, bags.offsets, places, n_places)
+        if alpha is not None and not torch.is_grad_enabled():
+            frozen = frozen_bags(alpha, self.interest_embedding.weight, bags.interest_ids, values, bags.offsets, places)
+            if frozen is not None:
+                return frozen
         used, cells = torch.unique(bags.interest_ids, return_inverse=True)
         vectors = self.interest_embedding(used)  # (U, H): each interest once, however many bags hold it
         weights = self._weights_of(vectors) if alpha is None else alpha[used]
-        return _bag_embeddings(weights, vectors, cells, values, bags.offsets, places, n_places)
+        return _bag_embeddings(weights, vectors, cells, values, bags.offsets, places)
 
     def _weights_of(self, vectors: torch.Tensor) -> torch.Tensor:
         keys = self.key_projection(functional.relu(vectors))
@@ -138,16 +145,16 @@ class ProjectionHead(nn.Module):
 
 def _bag_embeddings(
     weights: torch.Tensor, vectors: torch.Tensor, cells: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor,
-    places: torch.Tensor | None = None, n_places: int | None = None,
+    places: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """(R, M, H): row r is the ReLU of the sum over its non-zeros c of values[c] * outer(weights[cells[c]], vectors[cells[c]]).
 
     weights (U, M), vectors (U, H), cells (nnz,) int64 into U, values (nnz,). Rows of about the same length are padded to the next power
-    of two and multiplied in one batch: at most half of the work is padding. With `places` row r comes to places[r] of n_places rows of zeros.
+    of two and multiplied in one batch: at most half of the work is padding. With `places` row r comes to places[r].
     """
     lengths = offsets.diff()
     if places is None:
-        places, n_places = torch.arange(len(lengths), device=offsets.device), len(lengths)
+        places = torch.arange(len(lengths), device=offsets.device)
     order, parts, width, done = [], [], 1, 0
     while done < len(lengths):
         rows = ((lengths <= width) & (lengths > width // 2 if width > 1 else lengths <= 1)).nonzero().squeeze(1)
@@ -162,31 +169,9 @@ def _bag_embeddings(
             order.append(places[rows])
             done += len(rows)
         width *= 2
-    empty = vectors.new_zeros(n_places, weights.shape[1], vectors.shape[1], dtype=weights.dtype)
+    empty = vectors.new_zeros(len(lengths), weights.shape[1], vectors.shape[1], dtype=weights.dtype)
     # Scattering forwards makes the backward pass a gather, the fast one of the two.
     return functional.relu(empty.index_copy(0, torch.cat(order), torch.cat(parts))) if parts else empty
-
-
-def _bag_embeddings_on_cpu(
-    weights: torch.Tensor, vectors: torch.Tensor, interests: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor,
-    places: torch.Tensor | None = None, n_places: int | None = None,
-) -> torch.Tensor:
-    """The same without a gradient, with torch's own sums of weighted rows, one anchor after the other: after the first anchor the rows of some
-    hundred bags are in the cache."""
-    n_rows, n_anchors = len(offsets) - 1, weights.shape[1]
-    if places is None:
-        places, n_places = torch.arange(n_rows), n_rows
-    found = vectors.new_zeros(n_places, n_anchors, vectors.shape[1])
-    for start in range(0, n_rows, BAGS_AT_A_TIME):
-        some = offsets[start : start + BAGS_AT_A_TIME + 1]
-        cells = slice(int(some[0]), int(some[-1]))
-        scale = (weights[interests[cells]] * values[cells, None]).T.contiguous()
-        part = vectors.new_empty(len(some) - 1, n_anchors, vectors.shape[1])
-        for anchor in range(n_anchors):
-            part[:, anchor] = functional.embedding_bag(interests[cells], vectors, some - some[0], mode="sum", per_sample_weights=scale[anchor],
-                                                       include_last_offset=True)  # fmt: skip
-        found.index_copy_(0, places[start : start + BAGS_AT_A_TIME], part.relu_())
-    return found
 
 
 @torch.no_grad()

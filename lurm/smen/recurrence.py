@@ -1,35 +1,53 @@
 """The GRU over the calendar grid: last state per user and anchor, at the price of the non-silent part of a life.
 
 In: bag embeddings of the non-empty periods. Out: the state after the last period of each user's grid. The result is that of a plain
-GRU run over every period from step 0 with zero inputs for empty ones (a test holds it to that); three things make it cheap:
+GRU run over every period from step 0 with zero inputs for empty ones (a test holds it to that); five things make it cheap:
 the state after k leading zero inputs is the same for everybody and computed once; sequences are packed, longest first, so that no
-padding is computed; and the backward pass is written out, because autograd over slices of one large tensor fills a gradient of the
-whole tensor at every step (measured: 2.5 of 2.8 seconds of a training step with nn.GRU on a CPU).
+padding is computed; a silent period costs the state's product alone, because that of a zero input is zero; on a CPU everything between
+the products is one compiled pass over rows that still lie in the cache (`lurm.smen.loops`); and the backward pass is written out, because
+autograd over slices of one large tensor fills a gradient of the whole tensor at every step (measured: 2.5 of 2.8 seconds of a training
+step with nn.GRU on a CPU).
 """
 
 from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from lurm.smen.batches import SparseBags
+from lurm.smen.compiled import loops_for
 
 FEWEST_ROWS = 16  # of a matrix product, see _product
+ROWS_AT_A_TIME = 384  # of the compiled pass: what a product writes is still in the cache when it is read
+NOTHING = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the rows of a batch of bags go, so that no padding is computed: time is outermost and the longest life comes first.
+    """The order in which a batch of bags goes through the recurrence: time is outermost and the longest life comes first.
 
-    Slot = users in all earlier times + rank of the user; between his first non-empty period and the end of his grid a user has a slot for
-    every period, zero where it is empty.
+    Time 0 of a user is his first non-empty period; from there to the end of his grid he runs, in silence where a period is empty. Neither padding
+    nor silence has a place among the inputs.
     """
 
-    slots: torch.Tensor  # (R,) int64: of every row of the bags
-    n_slots: int
+    places: torch.Tensor  # (R,) int64: of every row of the bags among the inputs, by time and rank
+    ranks: torch.Tensor  # (R,) int64: of the user of every input, 0 is the longest life
+    filled: list[int]  # inputs at each time
+    running: list[int]  # users that still run at each time
     first: torch.Tensor  # (B,) int64: first non-empty step of each user; of users without rows the end of the grid
     active: torch.Tensor  # (A,) int64: users with rows, longest first
-    running: list[int]  # users that still run at each time
+
+
+class StepWeights(NamedTuple):
+    """A GRU's weights, transposed, because one kind of product is much quicker than the other."""
+
+    input: torch.Tensor  # (H, 3H): reset, update, candidate
+    state: torch.Tensor  # (H, 3H)
+    bias: torch.Tensor  # (4H): of reset, update, candidate and the state's part of the candidate
 
 
 def pack(bags: SparseBags) -> Packing:
@@ -41,12 +59,13 @@ def pack(bags: SparseBags) -> Packing:
     by_length = torch.argsort(remaining, descending=True, stable=True)
     active = by_length[: int((remaining > 0).sum())]
     if not len(active):
-        return Packing(bags.users.new_zeros(0), 0, first, active, [])
+        return Packing(bags.users.new_zeros(0), bags.users.new_zeros(0), [], [], first, active)
     running = torch.bincount(remaining[active] - 1).flip(0).cumsum(0).flip(0)
-    before = running.cumsum(0) - running
     rank = torch.empty_like(by_length).scatter_(0, by_length, torch.arange(n_users, device=device))
-    slots = before[bags.steps - first[bags.users]] + rank[bags.users]
-    return Packing(slots, int(running.sum()), first, active, running.tolist())
+    times, ranks = bags.steps - first[bags.users], rank[bags.users]
+    order = torch.argsort(times * n_users + ranks)
+    places = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=device))
+    return Packing(places, ranks[order], torch.bincount(times, minlength=len(running)).tolist(), running.tolist(), first, active)
 
 
 def last_states(gru: nn.GRU, inputs: torch.Tensor, bags: SparseBags) -> torch.Tensor:
@@ -55,20 +74,21 @@ def last_states(gru: nn.GRU, inputs: torch.Tensor, bags: SparseBags) -> torch.Te
     inputs (R, M, H) are the rows of `bags`; the state before step 0 is 0, and every period without a row is a zero input.
     """
     packing = pack(bags)
-    packed = inputs.new_zeros(packing.n_slots, *inputs.shape[1:], dtype=torch.float32)
-    return last_states_packed(gru, packed.index_copy(0, packing.slots, inputs.float()) if packing.n_slots else packed, packing)
+    order = torch.empty_like(packing.places).scatter_(0, packing.places, torch.arange(len(packing.places), device=packing.places.device))
+    return last_states_packed(gru, inputs[order], packing)
 
 
-def last_states_packed(gru: nn.GRU, packed: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """The same from inputs that lie in their slots already, (n_slots, M, H)."""
+def last_states_packed(gru: nn.GRU, packed: torch.Tensor, packing: Packing, silent: torch.Tensor | None = None) -> torch.Tensor:
+    """The same from inputs that lie in their places already, (R, M, H); `silent` are the states of silence, of as many steps as it takes."""
     n_anchors, dim = packed.shape[1:]
     with torch.autocast(packed.device.type, enabled=False):  # long recurrences stay in float32
-        silent = states_of_silence(gru, int(packing.first.max()) if len(packing.first) else 0)
+        if silent is None:
+            silent = states_of_silence(gru, int(packing.first.max()) if len(packing.first) else 0)
         states = nn.functional.embedding(packing.first, silent)[:, None].expand(-1, n_anchors, -1)
-        if not packing.n_slots:
+        if not packing.running:
             return states
         start = states[packing.active].reshape(-1, dim)
-        last = _recur(gru, packed.float().view(-1, dim), start, [users * n_anchors for users in packing.running])
+        last = _recur(gru, packed.float().reshape(-1, dim), start, packing)
         return states.index_copy(0, packing.active, last.view(-1, n_anchors, dim))
 
 
@@ -79,92 +99,177 @@ def states_of_silence(gru: nn.GRU, n_steps: int) -> torch.Tensor:
         return start
     if torch.is_grad_enabled():
         return torch.cat([start, gru(start.new_zeros(1, n_steps, gru.input_size))[0][0]])
-    states = [start]  # step by step, so that row k is the same number however many rows are asked for
-    for _ in range(n_steps):
-        states.append(next_states(gru, start.new_zeros(1, gru.input_size), states[-1]))
+    states, nothing, weights = [start], start.new_zeros(0, dtype=torch.int64), step_weights(gru)
+    for _ in range(n_steps):  # step by step, so that row k is the same number however many rows are asked for
+        states.append(next_states(weights, start[:0, None], nothing, states[-1][:, None])[:, 0])
     return torch.cat(states)
 
 
-def next_states(gru: nn.GRU, inputs: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """One step of S sequences: inputs (S, H) and states (S, H) give the states after it, (S, H) float32; for inference."""
-    return _forward(inputs, states, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0, [len(inputs)])
+def step_weights(gru: nn.GRU) -> StepWeights:
+    """The weights of a GRU as its steps use them."""
+    return _as_used(gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
 
 
-def _recur(gru: nn.GRU, inputs: torch.Tensor, start: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """Last states (S, H) of S packed sequences; inputs (sum of sizes, H), sizes[t] = sequences that still run at time t, descending."""
+def next_states(weights: StepWeights, inputs: torch.Tensor, users: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """One step of B users, for inference: inputs (R, M, H) of `users`, (R,) ascending, the others are silent; states (B, M, H) before it give
+    those after it, (B, M, H) float32."""
+    if not len(states):
+        return states
+    dim, nobody = states.shape[2], users[:0]
+    step = Packing(nobody, users, [len(users)], [len(states)], nobody, nobody)
+    return _forward(inputs.reshape(-1, dim), states.reshape(-1, dim), weights, step).view(states.shape)
+
+
+def _recur(gru: nn.GRU, inputs: torch.Tensor, start: torch.Tensor, packing: Packing) -> torch.Tensor:
+    """Last states (A x M, H) of the sequences of A users; inputs (R x M, H) in their places."""
     weights = (gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (inputs, start, *weights)):
-        return _Recurrence.apply(inputs, start, *weights, sizes)
-    return _forward(inputs, start, *weights, sizes)
+        return _Recurrence.apply(inputs, start, *weights, packing)
+    return _forward(inputs, start, _as_used(*weights), packing)
 
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(context, inputs, start, weight_in, weight_state, bias_in, bias_state, sizes):
-        saved = tuple(inputs.new_empty(len(inputs), width * start.shape[1]) for width in (3, 1, 1))
-        last = _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, sizes, saved)
+    def forward(context, inputs, start, weight_in, weight_state, bias_in, bias_state, packing):
+        n_states = sum(packing.running) * len(start) // packing.running[0]
+        saved = tuple(inputs.new_empty(n_states, width * start.shape[1]) for width in (3, 1, 1))
+        last = _forward(inputs, start, _as_used(weight_in, weight_state, bias_in, bias_state), packing, saved)
         context.save_for_backward(inputs, weight_in, weight_state, *saved)
-        context.sizes = sizes
+        context.packing = packing
         return last
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(context, gradient):
         inputs, weight_in, weight_state, gates, proposed, previous = context.saved_tensors
-        dim = gradient.shape[1]
-        d_state, d_inputs = gradient.clone(), torch.empty_like(inputs)
-        d_weight_in, d_weight_state = torch.zeros_like(weight_in), torch.zeros_like(weight_state)
-        d_bias_in, d_bias_state = weight_in.new_zeros(3 * dim), weight_in.new_zeros(3 * dim)
-        stop = len(inputs)
-        for size in reversed(context.sizes):
-            now = slice(stop - size, stop)
-            reset, update, candidate = gates[now].split(dim, dim=1)
-            d = d_state[:size]
-            d_gates = gates.new_empty(size, 3 * dim)
-            d_reset, d_update, d_candidate = d_gates.split(dim, dim=1)
-            torch.mul(d * (1 - update), 1 - candidate * candidate, out=d_candidate)
-            torch.mul(d * (previous[now] - candidate), update * (1 - update), out=d_update)
-            torch.mul(d_candidate * proposed[now], reset * (1 - reset), out=d_reset)
-            torch.mm(d_gates, weight_in, out=d_inputs[now])
-            d_weight_in.addmm_(d_gates.T, inputs[now])
-            d_bias_in += d_gates.sum(0)
-            d_candidate *= reset  # from here on: gradients of the state's own part
-            d_weight_state.addmm_(d_gates.T, previous[now])
-            d_bias_state += d_gates.sum(0)
-            d *= update
-            d.addmm_(d_gates, weight_state)
-            stop -= size
-        return d_inputs, d_state, d_weight_in, d_weight_state, d_bias_in, d_bias_state, None
+        packing, dim = context.packing, gradient.shape[1]
+        n_anchors = len(gradient) // packing.running[0]
+        d_state, d_inputs = gradient.clone(memory_format=torch.contiguous_format), torch.empty_like(inputs)
+        # Of the four parts of a step (candidate, reset, update, the state's part of the candidate) the input has the first three, the state the last.
+        by_part = torch.cat([weight_in[2 * dim :], weight_in[: 2 * dim]])
+        d_in, d_weight_state, d_bias = torch.zeros_like(by_part), torch.zeros_like(weight_state), weight_in.new_zeros(4 * dim)
+        loops, at_once = _loops_and_users(d_state, packing, n_anchors)
+        room = d_state.new_empty(at_once * n_anchors, 4 * dim)
+        stop, last = len(gates), len(packing.ranks)
+        for users, filled in zip(reversed(packing.running), reversed(packing.filled), strict=True):
+            begin, ranks = stop - users * n_anchors, packing.ranks[last - filled : last]
+            for start, size, place, n_given in _pieces(users, ranks, at_once):
+                now = slice(begin + start * n_anchors, begin + (start + size) * n_anchors)
+                d = d_state[start * n_anchors : (start + size) * n_anchors]
+                d_parts = _gate_gradients(loops, d, gates[now], proposed[now], previous[now], room[: len(d)])
+                of_given = d_parts[:, : 3 * dim]
+                if n_given < size:
+                    of_given = _of_users(of_given.contiguous(), n_anchors)[ranks[place : place + n_given] - start].view(-1, 3 * dim)
+                given = slice((last - filled + place) * n_anchors, (last - filled + place + n_given) * n_anchors)
+                torch.mm(of_given, by_part, out=d_inputs[given])
+                d_in.addmm_(of_given.T, inputs[given])
+                d_weight_state.addmm_(d_parts[:, dim:].T, previous[now])
+                d_bias += d_parts.sum(0)
+                d.addmm_(d_parts[:, dim:], weight_state)
+            stop, last = begin, last - filled
+        d_weight_in, d_bias_in = torch.cat([d_in[dim:], d_in[:dim]]), torch.cat([d_bias[dim : 3 * dim], d_bias[:dim]])
+        return d_inputs, d_state, d_weight_in, d_weight_state, d_bias_in, d_bias[dim:], None
 
 
-def _forward(inputs, start, weight_in, weight_state, bias_in, bias_state, sizes, saved=None):
+def _gate_gradients(loops, d_state, gates, proposed, previous, room) -> torch.Tensor:
+    """Gradients (S, 4H) of candidate, reset, update and the state's part of the candidate, before their nonlinearity, in `room`; of d_state (S, H),
+    that of the state after a step, what goes straight to the state before is left."""
+    if loops is not None:
+        loops.gate_gradients(*(part.numpy() for part in (d_state, gates, proposed, previous, room)))
+        return room
+    (reset, update, candidate), (d_candidate, d_reset, d_update, d_proposed) = gates.chunk(3, dim=1), room.chunk(4, dim=1)
+    torch.mul(d_state * (1 - update), 1 - candidate * candidate, out=d_candidate)
+    torch.mul(d_candidate * proposed, reset * (1 - reset), out=d_reset)
+    torch.mul(d_state * (previous - candidate), update * (1 - update), out=d_update)
+    torch.mul(d_candidate, reset, out=d_proposed)
+    d_state *= update
+    return room
+
+
+def _loops_and_users(state: torch.Tensor, packing: Packing, n_anchors: int) -> tuple[ModuleType | None, int]:
+    """The compiled loops, if they can be taken, and how many users go through a step at a time."""
+    loops, users = loops_for(state), packing.running[0]
+    return loops, users if loops is None else min(users, max(1, ROWS_AT_A_TIME * torch.get_num_threads() // n_anchors))
+
+
+def _pieces(users: int, ranks: torch.Tensor, at_once: int) -> list[tuple[int, int, int, int]]:
+    """(first user, users, first input, inputs) of equal parts of at most `at_once` users; ranks are the users of the inputs, ascending."""
+    if users <= at_once:
+        return [(0, users, 0, len(ranks))]
+    size = -(-users // -(-users // at_once))
+    starts = list(range(0, users, size))
+    edges = [*np.searchsorted(ranks.numpy(), starts).tolist(), len(ranks)]
+    return [(start, min(size, users - start), edges[piece], edges[piece + 1] - edges[piece]) for piece, start in enumerate(starts)]
+
+
+def _as_used(weight_in, weight_state, bias_in, bias_state) -> StepWeights:
+    dim = weight_in.shape[0] // 3
+    bias = torch.cat([bias_in[: 2 * dim] + bias_state[: 2 * dim], bias_in[2 * dim :], bias_state[2 * dim :]])
+    return StepWeights(weight_in.detach().T.contiguous(), weight_state.detach().T.contiguous(), bias.detach())
+
+
+def _forward(inputs, start, weights, packing, saved=None):
     """The recurrence of torch.nn.GRU; `saved` takes gates (N, 3H), the state's part of the candidate (N, H), the state before (N, H)."""
-    state, dim, first = start.detach().clone(), start.shape[1], 0
-    weight_in, weight_state = weight_in.T.contiguous(), weight_state.T.contiguous()  # one kind of product is much quicker than the other
-    bias = torch.cat([bias_in[: 2 * dim] + bias_state[: 2 * dim], bias_in[2 * dim :]])
-    widest = max(sizes, default=0)
-    room, of_room = inputs.new_empty(widest if saved is None else 0, 3 * dim), inputs.new_empty(widest, 3 * dim)
-    for size in sizes:
-        now = slice(first, first + size)
-        gates = _product(inputs[now], weight_in, room[:size] if saved is None else saved[0][now])
-        of_state = _product(state[:size], weight_state, of_room[:size])
-        both, candidate = gates[:, : 2 * dim], gates[:, 2 * dim :]
-        both.add_(of_state[:, : 2 * dim]).add_(bias[: 2 * dim]).sigmoid_()
-        reset, update = both.split(dim, dim=1)
-        proposed = of_state[:, 2 * dim :].add_(bias_state[2 * dim :])
-        candidate.add_(bias[2 * dim :]).addcmul_(reset, proposed).tanh_()
-        if saved is not None:
-            saved[1][now] = proposed
-            saved[2][now] = state[:size]
-        state[:size] = torch.lerp(candidate, state[:size], update)
-        first += size
+    state, dim, first, place = start.detach().clone(memory_format=torch.contiguous_format), start.shape[1], 0, 0
+    n_anchors = len(start) // packing.running[0]
+    loops, at_once = _loops_and_users(state, packing, n_anchors)
+    step = _step if loops is None else partial(_compiled_step, loops)
+    rooms = tuple(state.new_empty(at_once * n_anchors, 3 * dim) for _ in range(2))  # what the products write
+    for users, filled in zip(packing.running, packing.filled, strict=True):
+        ranks = packing.ranks[place : place + filled]
+        for start_user, size, first_given, n_given in _pieces(users, ranks, at_once):
+            given = inputs[(place + first_given) * n_anchors : (place + first_given + n_given) * n_anchors]
+            rows = slice(start_user * n_anchors, (start_user + size) * n_anchors)
+            kept = None if saved is None else tuple(part[first + rows.start : first + rows.stop] for part in saved)
+            some_ranks = ranks[first_given : first_given + n_given] - start_user
+            step(given, some_ranks, state[rows], n_anchors, weights, rooms, kept)
+        first, place = first + users * n_anchors, place + filled
     return state
+
+
+def _step(given, ranks, state, n_anchors, weights, rooms, kept) -> None:
+    """One step in torch's functions: `state` (users x M, H) becomes the state after it; given (len(ranks) x M, H) are the inputs there are."""
+    dim, n_rows, bias = state.shape[1], len(state), weights.bias
+    gates = rooms[0][:n_rows] if kept is None else kept[0]
+    if len(given) < n_rows:
+        of_given = _product(given, weights.input, given.new_empty(len(given), 3 * dim))
+        _of_users(gates.zero_(), n_anchors).index_copy_(0, ranks, _of_users(of_given, n_anchors))
+    else:
+        _product(given, weights.input, gates)
+    of_state = _product(state, weights.state, rooms[1][:n_rows])
+    both, candidate = gates[:, : 2 * dim], gates[:, 2 * dim :]
+    both.add_(of_state[:, : 2 * dim]).add_(bias[: 2 * dim]).sigmoid_()
+    reset, update = both.split(dim, dim=1)
+    proposed = of_state[:, 2 * dim :].add_(bias[3 * dim :])
+    candidate.add_(bias[2 * dim : 3 * dim]).addcmul_(reset, proposed).tanh_()
+    if kept is not None:
+        kept[1].copy_(proposed)
+        kept[2].copy_(state)
+    state.copy_(torch.lerp(candidate, state, update))
+
+
+def _compiled_step(loops, given, ranks, state, n_anchors, weights, rooms, kept) -> None:
+    """The same with the compiled pass."""
+    of_given, of_state = _product(given, weights.input, rooms[0][: len(given)]), _product(state, weights.state, rooms[1][: len(state)])
+    silence, kept = np.zeros(rooms[0].shape[1], np.float32), (NOTHING,) * 3 if kept is None else tuple(part.numpy() for part in kept)
+    loops.gates(of_given.numpy(), silence, ranks.numpy(), n_anchors, of_state.numpy(), weights.bias.numpy(), state.numpy(), *kept)
+
+
+def _of_users(rows: torch.Tensor, n_anchors: int) -> torch.Tensor:
+    """(users x M, W) as (users, M x W)."""
+    return rows.view(-1, n_anchors * rows.shape[1])
 
 
 def _product(rows: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """rows @ weight. Few rows are padded: a product of 1 to 6 rows takes another kernel on a CPU, which rounds differently, and a state must
     not depend on how many users were advanced together."""
-    if len(rows) >= FEWEST_ROWS:
+    if len(rows) >= FEWEST_ROWS or not len(rows):
         return torch.mm(rows, weight, out=out)
-    padded = nn.functional.pad(rows, (0, 0, 0, FEWEST_ROWS - len(rows)))
-    return out.copy_(torch.mm(padded, weight)[: len(rows)])
+    return out.copy_(torch.mm(whole_vectors(rows), weight)[: len(rows)])
+
+
+def whole_vectors(rows: torch.Tensor) -> torch.Tensor:
+    """The same and rows of zeros up to a multiple of FEWEST_ROWS: torch's sigmoid rounds the last numbers of a tensor differently where they do not
+    fill a vector of the processor, and a user must not depend on how many others were computed together."""
+    missing = -len(rows) % FEWEST_ROWS
+    return nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows

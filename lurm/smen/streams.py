@@ -60,17 +60,18 @@ def embed_lives(model: Frozen, store: Store, bags: Snapshot, end: int) -> Iterat
         usable = np.flatnonzero(facts.column("n_events").to_numpy())
         facts = facts.take(pa.array(usable))
         months, years = lives[MONTH].take(usable), lives[YEAR].take(usable)
-        vectors = embed(model.smen, model.info, months, years, end, model.batch_size, model.device)
+        vectors = embed(model.smen, model.info, months, years, end, model.batch_size, model.device, model.alpha)
         yield _embeddings(vectors, facts), lives[MONTH].n_users - len(usable)
 
 
 def embed_states(model: Frozen, store: Store, states: Snapshot, bags: Snapshot, until: str) -> Iterator[tuple[pa.RecordBatch, int]]:
     """The same from states kept at `until`; `bags` are those of the open month and year only (and of what is counted into them)."""
     streams = {"states": _state_rows(store, states, model.batch_size), **read_periods(store, bags, model.batch_size)}
+    silent = silence(model.smen, model.info, until)
     for pieces in _walk(streams, model.batch_size):
         facts = _facts(pieces, frozenset())
         names = facts.column("user_id").to_numpy()
-        start = _placed(pieces.get("states", []), names, silence(model.smen, model.info, until))
+        start = _placed(pieces.get("states", []), names, silent)
         last = {scale: _lives(pieces, scale, names) for scale in model.smen.scales}
         vectors = finish(model.smen, start, last, model.alpha, model.device)
         usable = np.flatnonzero(facts.column("n_events").to_numpy())
@@ -109,11 +110,12 @@ def advance_states(
     between = bags.where(scale=MONTH, period=lambda period: month_number(period) in months)
     closing = bags.where(scale=YEAR, period=lambda period: int(period) - 1970 in years or (first_year in years and int(period) - 1970 < first_year))
     streams = {"states": _state_rows(store, states, model.batch_size), "afresh": iter(afresh)}
+    silent = silence(model.smen, model.info, since)
     streams |= read_periods(store, between, model.batch_size) | read_periods(store, closing, model.batch_size)
     for pieces in _walk(streams, model.batch_size):
         facts = _facts(pieces, again)
         names = facts.column("user_id").to_numpy()
-        now = _placed(pieces.get("states", []), names, silence(model.smen, model.info, since))
+        now = _placed(pieces.get("states", []), names, silent)
         for number in months if MONTH in now else ():
             now[MONTH] = advance(model.smen, MONTH, now[MONTH], _lives(pieces, MONTH, names, {number}), model.alpha, model.device)
         for number in years if YEAR in now else ():

@@ -10,8 +10,9 @@ from two_processes import run_two
 
 from lurm.bag_of_interests import Lives
 from lurm.config import SmenSettings
+from lurm.contrastive import nt_xent
 from lurm.errors import CollapseError, InputError
-from lurm.smen.fitting import _prefetch, build, fit_smen, training_batches
+from lurm.smen.fitting import _optimizers, _prefetch, build, fit_smen, training_batches
 
 SETTINGS = SmenSettings(
     n_anchors=3, dim=8, batch_size=16, max_steps=12, evaluate_every=4, checkpoint_every=4, patience=50, shuffle_users=64,
@@ -62,8 +63,10 @@ def test_training_lowers_the_held_out_loss_and_reports_health(tmp_path, caplog):
     assert "effective rank" in caplog.text
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
-    first, second, other = (train(tmp_path / name, seed=seed)[0] for name, seed in (("a", 3), ("b", 3), ("c", 4)))
+@pytest.mark.parametrize("dim", [8, 16])  # 16 takes the compiled passes
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path, dim):
+    settings = replace(SETTINGS, dim=dim)
+    first, second, other = (train(tmp_path / name, settings, seed=seed)[0] for name, seed in (("a", 3), ("b", 3), ("c", 4)))
     assert same_weights(first, second) and not same_weights(first, other)
 
 
@@ -83,6 +86,23 @@ def test_resumed_equals_uninterrupted(tmp_path, sparse):
     assert resumed[2].resumed_at == 4 and resumed[2].losses == whole[2].losses
     assert same_weights(whole[0], resumed[0]) and same_weights(whole[1], resumed[1])
     assert isinstance(whole[0].interest_embedding.sparse, bool) and whole[0].interest_embedding.sparse == (sparse == "on")
+
+
+def test_a_sparse_step_touches_the_rows_of_the_batch_alone():
+    """The gradient of We, its moments and its change are of the interests that the batch holds, whatever D is."""
+    settings = replace(SETTINGS, sparse_gradients="on", dim=16)
+    smen, head = build(N_INTERESTS + 500, settings, seed=0)
+    optimizers = _optimizers(torch.nn.ModuleDict({"smen": smen, "head": head}), settings)
+    months, years = next(training_batches(stream, replace(settings, batch_size=2), GRID, seed=0))
+    before, weight = smen.interest_embedding.weight.detach().clone(), smen.interest_embedding.weight
+    nt_xent(*head(smen.recurrent(months, years)).chunk(2), settings.temperature).backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    there = torch.unique(months.interest_ids)
+    assert weight.grad.is_sparse and torch.equal(torch.unique(weight.grad.coalesce().indices()), there) and len(there) < N_INTERESTS
+    changed = (weight.detach() != before).any(dim=1).nonzero().squeeze(1)
+    moments = optimizers[1].state[weight]["exp_avg_sq"].any(dim=1).nonzero().squeeze(1)
+    assert torch.equal(changed, there) and torch.equal(moments, there)
 
 
 def test_a_batch_is_a_function_of_seed_and_step():

@@ -8,7 +8,7 @@ from test_smen_inference import random_lives
 from lurm.bag_of_interests import Lives, add_counts
 from lurm.periods import month_name
 from lurm.schema import MONTH, YEAR
-from lurm.smen import SMEN
+from lurm.smen import SMEN, inference, recurrence, states
 from lurm.smen.inference import embed
 from lurm.smen.states import advance, can_keep_states, finish, fold, open_month, silence
 
@@ -54,8 +54,8 @@ def whole_and_cut(smen: SMEN, months: Lives, end: int) -> tuple[np.ndarray, np.n
     cut, year = end - 1, (end - 1) // 12
     closed_years = years_of(between(months, 0, year * 12))
     open_years = years_of(between(months, 0 if year == GRID // 12 else year * 12, end))
-    states = fold(smen, info, between(months, 0, cut), closed_years, f"{month_name(cut)}-01", alpha)
-    cut_off = finish(smen, states, {MONTH: between(months, cut, end), YEAR: open_years}, alpha)
+    kept = fold(smen, info, between(months, 0, cut), closed_years, f"{month_name(cut)}-01", alpha)
+    cut_off = finish(smen, kept, {MONTH: between(months, cut, end), YEAR: open_years}, alpha)
     return embed(smen, info, months, years_of(between(months, 0, end)), end), cut_off
 
 
@@ -76,25 +76,52 @@ def test_few_users_are_rounded_like_many(n_users):
     assert np.array_equal(few, whole[chosen])
 
 
+@pytest.mark.parametrize(("n_anchors", "dim"), [(3, 32), (2, 16), (4, 24)])
+def test_how_many_others_there_are_changes_nothing(n_anchors, dim):
+    """Numbers of users that leave one over in a piece, few rows in a product, or numbers that fill no vector of the processor."""
+    smen, lives = SMEN(25, n_anchors=n_anchors, dim=dim, memory=True).eval().requires_grad_(False), random_lives(260)
+    smen.memory.normal_(generator=torch.Generator().manual_seed(3))
+    everybody, _ = whole_and_cut(smen, lives, 636)
+    for n_users in (1, 2, 3, 10, 127, 257):
+        whole, cut_off = whole_and_cut(smen, lives.take(np.arange(n_users)), 636)
+        assert np.array_equal(whole, everybody[:n_users]) and np.array_equal(cut_off, everybody[:n_users]), n_users
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 39])
+@pytest.mark.parametrize("n_anchors", [1, 2, 10])
+def test_pieces_of_few_rows_are_rounded_like_many(at_once, n_anchors, monkeypatch):
+    """One user with one anchor is one row of a product."""
+    smen = SMEN(25, n_anchors=n_anchors, dim=16).eval().requires_grad_(False)
+    with torch.no_grad():
+        for weight in smen.parameters():
+            weight += 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
+    whole, together = whole_and_cut(smen, random_lives(40), 636)
+    monkeypatch.setattr(states, "USERS_AT_A_TIME", at_once)
+    monkeypatch.setattr(recurrence, "ROWS_AT_A_TIME", at_once)
+    monkeypatch.setitem(inference.PERIODS_PER_BATCH, "cpu", 1)
+    again, in_pieces = whole_and_cut(smen, random_lives(40), 636)
+    assert np.array_equal(whole, together) and np.array_equal(whole, in_pieces) and np.array_equal(whole, again)
+
+
 def test_advancing_month_by_month_is_folding():
     smen, lives = model(), random_lives(40)
     alpha = smen.anchor_weights(torch.arange(25))
-    states = fold(smen, INFO, between(lives, 0, 605), years_of(between(lives, 0, 600)), f"{month_name(605)}-01", alpha)
+    kept = fold(smen, INFO, between(lives, 0, 605), years_of(between(lives, 0, 600)), f"{month_name(605)}-01", alpha)
     for number in range(605, 640):
-        states[MONTH] = advance(smen, MONTH, states[MONTH], between(lives, number, number + 1), alpha)
+        kept[MONTH] = advance(smen, MONTH, kept[MONTH], between(lives, number, number + 1), alpha)
         if (number + 1) % 12 == 0:  # the first year of the grid takes what came before it
             start = 0 if number // 12 == GRID // 12 else number - 11
-            states[YEAR] = advance(smen, YEAR, states[YEAR], years_of(between(lives, start, number + 1)), alpha)
+            kept[YEAR] = advance(smen, YEAR, kept[YEAR], years_of(between(lives, start, number + 1)), alpha)
     folded = fold(smen, INFO, between(lives, 0, 640), years_of(between(lives, 0, 636)), f"{month_name(640)}-01", alpha)
-    assert np.array_equal(states[MONTH], folded[MONTH]) and np.array_equal(states[YEAR], folded[YEAR])
+    assert np.array_equal(kept[MONTH], folded[MONTH]) and np.array_equal(kept[YEAR], folded[YEAR])
 
 
 def test_silence_is_the_state_of_a_user_without_events():
     smen, lives = model(), random_lives(2)
     nobody, alpha = between(lives, 0, 0), smen.anchor_weights(torch.arange(25))
-    states = fold(smen, INFO, nobody, nobody, "2022-03-01", alpha)
+    kept = fold(smen, INFO, nobody, nobody, "2022-03-01", alpha)
     for scale, row in silence(smen, INFO, "2022-03-01").items():
-        assert np.array_equal(states[scale], np.tile(row, (2, 1))) and np.abs(row).max() > 0
+        assert np.array_equal(kept[scale], np.tile(row, (2, 1))) and np.abs(row).max() > 0
 
 
 @pytest.mark.parametrize(("as_of", "month"), [("2022-01-01", "2021-12"), ("2022-01-02", "2022-01"), ("2022-02-01", "2022-01")])

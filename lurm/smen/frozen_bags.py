@@ -1,0 +1,66 @@
+"""Equation 5 without a gradient, from a table of anchor weights: the quickest way there is for the tensors that come.
+
+In: frozen anchor weights (D, M) and We (D, H), the cells of R bags. Out: r (R, M, H) float32. On a CPU the compiled loop of `lurm.smen.loops`, or
+torch's own sums of weighted rows where that cannot be; on a GPU the kernel of `lurm.smen.triton_bags`, or nothing where Triton is missing, and the
+caller takes the path of training.
+"""
+
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch.nn import functional
+
+from lurm.smen.compiled import loops_for, switched_off
+
+BAGS_AT_A_TIME = 256  # in torch's functions: what they read and write stays in the cache for all anchors
+BEYOND_THE_CACHE = 4 << 20  # bytes: results that are larger go to memory straight, so that We stays in the cache
+ALIGNED = 64  # bytes, which straight writes need
+
+
+def frozen_bags(weights: torch.Tensor, vectors: torch.Tensor, interests: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor,
+                places: torch.Tensor | None = None) -> torch.Tensor | None:  # fmt: skip
+    """r (R, M, H) of eq. 5, row r at places[r]; interests (nnz,) int64, values (nnz,) float32. None where the path of training is the one to take."""
+    places = torch.arange(len(offsets) - 1, device=offsets.device) if places is None else places
+    if weights.device.type != "cpu":
+        ours = weights.device.type == "cuda" and weights.dtype == vectors.dtype == torch.float32 and not switched_off()
+        kernel = _triton_bags() if ours else None
+        return kernel.bags(weights, vectors, interests, values, offsets, places) if kernel is not None else None
+    loops = loops_for(vectors)
+    if loops is None or weights.dtype != torch.float32:
+        return sums_of_torch(weights, vectors, interests, values, offsets, places)
+    if len(interests) and not 0 <= int(interests.min()) <= int(interests.max()) < len(weights):
+        raise IndexError(f"Expected interests from 0 to {len(weights) - 1}, got {int(interests.min())} to {int(interests.max())}; "
+                         "embed bags with the model of their interest space.")  # fmt: skip
+    found = vectors.new_empty(len(places), weights.shape[1], vectors.shape[1])
+    straight = found.nbytes > BEYOND_THE_CACHE and found.data_ptr() % ALIGNED == 0
+    room = weights.new_empty(int(offsets.diff().max()) if len(places) else 0, weights.shape[1])
+    arrays = (part.detach().contiguous().numpy() for part in (weights, vectors, interests, values, offsets, places))
+    loops.bags(*arrays, int(straight), room.numpy(), found.numpy())
+    return found
+
+
+def sums_of_torch(weights: torch.Tensor, vectors: torch.Tensor, interests: torch.Tensor, values: torch.Tensor, offsets: torch.Tensor,
+                  places: torch.Tensor) -> torch.Tensor:  # fmt: skip
+    """The same with torch's sums of weighted rows, one anchor after the other: after the first one the rows of some hundred bags are in the cache."""
+    n_rows, n_anchors = len(places), weights.shape[1]
+    found = vectors.new_zeros(n_rows, n_anchors, vectors.shape[1])
+    for start in range(0, n_rows, BAGS_AT_A_TIME):
+        some = offsets[start : start + BAGS_AT_A_TIME + 1]
+        cells = slice(int(some[0]), int(some[-1]))
+        scale = (weights[interests[cells]] * values[cells, None]).T.contiguous()
+        part = vectors.new_empty(len(some) - 1, n_anchors, vectors.shape[1])
+        for anchor in range(n_anchors):
+            part[:, anchor] = functional.embedding_bag(interests[cells], vectors, some - some[0], mode="sum", per_sample_weights=scale[anchor],
+                                                       include_last_offset=True)  # fmt: skip
+        found.index_copy_(0, places[start : start + BAGS_AT_A_TIME], part.relu_())
+    return found
+
+
+@cache
+def _triton_bags() -> ModuleType | None:
+    try:
+        from lurm.smen import triton_bags
+    except ImportError:  # torch's builds for CPUs come without Triton
+        return None
+    return triton_bags

@@ -1,0 +1,161 @@
+"""The inner loops of SMEN on a processor, in registers: sums of weighted rows (equation 5) and the gates of a GRU.
+
+A loop in Python's words, compiled by numba, keeps its sums in memory, and a store for every addition is what it waits for. These are
+written in LLVM's own vectors (`lurm.smen.vector_code`): a number of We is read once for all anchors, and nothing is written before the end.
+
+All arguments are int64: numbers, and addresses of float32 numbers unless told otherwise. A sum is a chain of fused multiply-adds in the
+order of the cells, whatever the tile: a result depends on its own cells alone.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from lurm.smen.vector_code import FLOAT, I32, I64, LANES, VECTOR, WIDE, constant, load, multiply_add, not_below_zero, pointer, sigmoid, spread, tanh
+
+ANCHORS, VECTORS = (10, 2) if WIDE else (5, 2)  # of a tile: 20 sums in 32 registers, 10 in 16
+BYTES = ir.IntType(8).as_pointer()
+
+
+@intrinsic
+def add_rows(typing, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weights, weight_bytes, out, out_bytes, past_cache):
+    """One tile of out[i, c] = ReLU(sum over cells j of weights[j, i] * table[ids[j], c]): n_anchors (1 to ANCHORS), n_vectors (1 or VECTORS)
+    times LANES columns, n_cells (1 or more).
+
+    ids (n_cells,) int64; table, weights and out begin at the tile's first column, weight and sum; rows, weights of a cell, and sums of an anchor
+    are row_bytes, weight_bytes and out_bytes apart. With past_cache (1) the sums go to memory and leave the cache to others; `out` must be a
+    multiple of the size of a vector then.
+    """
+
+    def code(context, builder, signature, arguments):
+        done = builder.append_basic_block("done")
+        key = builder.add(builder.mul(arguments[0], ir.Constant(I64, VECTORS + 1)), arguments[1])
+        start, choice = builder.block, builder.switch(key, done)
+        for anchors in range(1, ANCHORS + 1):
+            for vectors in {1, VECTORS}:
+                block = builder.append_basic_block("tile")
+                choice.add_case(ir.Constant(I64, anchors * (VECTORS + 1) + vectors), block)
+                builder.position_at_end(block)
+                _tile(builder, anchors, vectors, *arguments[2:])
+                builder.branch(done)
+        assert start.is_terminated
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 11), code
+
+
+@intrinsic
+def gate_row(typing, n_vectors, of_input, of_state, bias, state, gates, proposed, previous):
+    """One sequence through the gates, n_vectors (1 or more) times LANES = H numbers wide; `state` becomes the state after the step.
+
+    of_input and of_state (3H): the products of input and state with their weights, as reset, update, candidate; bias (4H): of reset, of update,
+    of the candidate, of the state's part in it. Where `gates` is not 0 a backward pass is to come: reset, update and candidate (3H), the state's part
+    of the candidate (H) and the state before (H) are written there.
+    """
+
+    def code(context, builder, signature, arguments):
+        n_vectors, of_input, of_state, bias, state, gates, proposed, previous = arguments
+        width = builder.mul(n_vectors, ir.Constant(I64, 4 * LANES))
+        keep = builder.icmp_signed("!=", gates, ir.Constant(I64, 0))
+        with cgutils.for_range(builder, n_vectors, intp=I64) as loop:
+            column = builder.mul(loop.index, ir.Constant(I64, 4 * LANES))
+            places = [builder.add(column, builder.mul(width, ir.Constant(I64, part))) for part in range(4)]
+
+            def at(address, part):
+                return load(builder, builder.add(address, places[part]))
+
+            def gate(part):
+                return builder.fadd(builder.fadd(at(of_input, part), at(of_state, part)), at(bias, part))
+
+            reset, update, before = sigmoid(builder, gate(0)), sigmoid(builder, gate(1)), at(state, 0)
+            of_candidate = builder.fadd(at(of_state, 2), at(bias, 3))
+            candidate = tanh(builder, multiply_add(builder, reset, of_candidate, builder.fadd(at(of_input, 2), at(bias, 2))))
+            with builder.if_then(keep):
+                kept = ((reset, gates, 0), (update, gates, 1), (candidate, gates, 2), (of_candidate, proposed, 0), (before, previous, 0))
+                for value, address, part in kept:
+                    builder.store(value, pointer(builder, builder.add(address, places[part])), align=4)
+            after = multiply_add(builder, update, builder.fsub(before, candidate), candidate)
+            builder.store(after, pointer(builder, builder.add(state, places[0])), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 8), code
+
+
+@intrinsic
+def gate_gradient_row(typing, n_vectors, d_state, gates, proposed, previous, parts):
+    """The way back through `gate_row`: d_state (H) is the gradient of the state after the step, and becomes what of it goes straight to the state
+    before; parts (4H) takes the gradients of candidate, reset, update and the state's part of the candidate."""
+
+    def code(context, builder, signature, arguments):
+        n_vectors, d_state, gates, proposed, previous, parts = arguments
+        width, one = builder.mul(n_vectors, ir.Constant(I64, 4 * LANES)), constant(1.0)
+        with cgutils.for_range(builder, n_vectors, intp=I64) as loop:
+            column = builder.mul(loop.index, ir.Constant(I64, 4 * LANES))
+
+            def place(address, part=0):
+                return builder.add(builder.add(address, column), builder.mul(width, ir.Constant(I64, part)))
+
+            def product(*factors):
+                result = factors[0]
+                for factor in factors[1:]:
+                    result = builder.fmul(result, factor)
+                return result
+
+            d = load(builder, place(d_state))
+            reset, update, candidate = (load(builder, place(gates, part)) for part in range(3))
+            of_candidate, before = load(builder, place(proposed)), load(builder, place(previous))
+            squared = builder.fsub(one, product(candidate, candidate))
+            d_candidate = product(d, builder.fsub(one, update), squared)
+            d_reset = product(d_candidate, of_candidate, reset, builder.fsub(one, reset))
+            d_update = product(d, builder.fsub(before, candidate), update, builder.fsub(one, update))
+            written = (d_candidate, d_reset, d_update, product(d_candidate, reset))
+            for part, value in enumerate(written):
+                builder.store(value, pointer(builder, place(parts, part)), align=4)
+            builder.store(product(d, update), pointer(builder, place(d_state)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), code
+
+
+@intrinsic
+def fetch(typing, address):
+    """Ask for the 64 bytes at an address, so that they are in the cache when they are wanted."""
+
+    def code(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        to_read, keep, data = (ir.Constant(I32, number) for number in (0, 3, 1))
+        builder.call(function, [builder.inttoptr(arguments[0], BYTES), to_read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
+
+
+def _tile(builder, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weights, weight_bytes, out, out_bytes, past_cache) -> None:
+    first, cells, store = builder.block, builder.append_basic_block("cells"), builder.append_basic_block("store")
+    builder.branch(cells)
+    builder.position_at_end(cells)
+    cell, sums = builder.phi(I64), [builder.phi(VECTOR) for _ in range(n_anchors * n_vectors)]
+    row = load(builder, builder.add(ids, builder.mul(cell, ir.Constant(I64, 8))), kind=I64)
+    row, weight = builder.add(table, builder.mul(row, row_bytes)), builder.add(weights, builder.mul(cell, weight_bytes))
+    numbers, added = [load(builder, row, 4 * LANES * vector) for vector in range(n_vectors)], []
+    for anchor in range(n_anchors):
+        factor = spread(builder, load(builder, weight, 4 * anchor, FLOAT))
+        added += [multiply_add(builder, factor, numbers[vector], sums[anchor * n_vectors + vector]) for vector in range(n_vectors)]
+    following = builder.add(cell, ir.Constant(I64, 1))
+    for value, start, end in ((cell, ir.Constant(I64, 0), following), *((old, constant(0.0), new) for old, new in zip(sums, added, strict=True))):
+        value.add_incoming(start, first)
+        value.add_incoming(end, cells)
+    builder.cbranch(builder.icmp_signed("<", following, n_cells), cells, store)
+    builder.position_at_end(store)
+    kept = [not_below_zero(builder, total) for total in added]
+    with builder.if_else(builder.icmp_signed("==", past_cache, ir.Constant(I64, 0))) as branches:
+        for branch, straight in zip(branches, (False, True), strict=True):
+            with branch:
+                for number, total in enumerate(kept):
+                    place = builder.add(out, builder.mul(out_bytes, ir.Constant(I64, number // n_vectors)))
+                    written = builder.store(total, pointer(builder, place, 4 * LANES * (number % n_vectors)), align=4 * LANES if straight else 4)
+                    if straight:
+                        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
