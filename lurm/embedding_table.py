@@ -28,7 +28,7 @@ from lurm.retirement import check_end
 from lurm.schema import USER_EMBEDDINGS
 from lurm.staging import read_files
 from lurm.store import Store
-from lurm.vector_pages import read_rows
+from lurm.vector_pages import read_group, read_rows
 
 # A row group of which less than this part is wanted is read vector by vector: of a disk an eighth, of an object store, where each is a request, less.
 FEW, FEW_REQUESTS = 1 / 8, 1 / 128
@@ -217,10 +217,11 @@ class EmbeddingTable:
                 if not len(rows):
                     continue
                 hits = np.searchsorted(names, users.take(pa.array(rows)).to_numpy())
-                vectors = None
-                if len(rows) < len(users) * (FEW if self._store.is_local else FEW_REQUESTS):
-                    vectors = read_rows(source, file.metadata.row_group(group), "embedding", rows)
-                if vectors is None:
+                told, few = file.metadata.row_group(group), len(rows) < len(users) * (FEW if self._store.is_local else FEW_REQUESTS)
+                vectors = read_rows(source, told, "embedding", rows) if few else read_group(source, told, "embedding")
+                if vectors is not None:
+                    vectors = vectors if few else vectors[rows]
+                else:
                     column = file.read_row_group(group, columns=["embedding"]).column("embedding").combine_chunks()
                     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
                     vectors = column.flatten().to_numpy().reshape(len(users), -1)[rows]

@@ -16,7 +16,7 @@ from lurm.errors import StoreError
 from lurm.manifest import DataFile
 from lurm.schema import Table
 from lurm.store import Store
-from lurm.vector_pages import parquet_pieces
+from lurm.vector_pages import parquet_pieces, read_batches
 
 FILE_BYTES = 128_000_000  # of Arrow memory; bounds what a writer holds
 ROW_GROUP_BYTES = 16_000_000
@@ -130,6 +130,11 @@ def read_files(store: Store, uris: Iterable[str], columns: Sequence[str] | None 
     form = ds.ParquetFileFormat(dictionary_columns=set(dictionaries))
     for uri in uris:
         try:
+            if filters is None and not dictionaries:
+                with store.filesystem.open_input_file(uri) as source:
+                    if (batches := read_batches(source, columns, batch_rows, schema)) is not None:
+                        yield from (batch for batch in batches if batch.num_rows)
+                        continue
             dataset = ds.dataset(uri, schema=schema, filesystem=store.filesystem, format=form, partitioning=None)
             yield from (batch for batch in dataset.to_batches(columns=list(columns) if columns else None, filter=filters,
                                                               batch_size=batch_rows, use_threads=False) if batch.num_rows)

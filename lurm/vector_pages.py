@@ -6,9 +6,11 @@ the same length and nothing is null, the levels that say where lists begin are t
 the numbers themselves, so a page is a header, a pattern and a piece of memory: what is left is to copy it once, into the file. Readers see
 what pyarrow would have written (https://parquet.apache.org/docs/file-format/). Lists of another kind are for pyarrow alone.
 
-`read_rows` reads single vectors out of such a file: where each of them lies follows from its row and the length.
+`read_rows` and `read_group` read vectors out of such files without pyarrow's decoder: where each lies follows from its row and the length.
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -97,22 +99,88 @@ def pages_of(matrix: np.ndarray) -> list:
     return pieces
 
 
-def read_rows(source: pa.NativeFile, group: pq.RowGroupMetaData, column: str, rows: np.ndarray) -> np.ndarray | None:
-    """Vectors of some rows of a row group, (n, width) float32, of which nothing else is read; None if `pages_of` has not written them."""
+@dataclass(frozen=True)
+class _Layout:
+    """Where the vectors of a column lie in one row group: pages of `head` bytes and their vectors, the last one perhaps shorter."""
+
+    start: int
+    size: int
+    n_rows: int
+    width: int
+    first: bytes  # what the first page begins with
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """First byte of the vectors of some rows, counted from `start`."""
+        rows_of_page = _rows_of_page(self.width)
+        pages, last = rows // rows_of_page, (self.n_rows - 1) // rows_of_page
+        heads = np.where(pages < last, len(self.first), len(_before_numbers(self.n_rows - last * rows_of_page, self.width)))
+        return pages * (len(self.first) + 4 * self.width * rows_of_page) + heads + 4 * self.width * (rows % rows_of_page)
+
+
+def _layout(group: pq.RowGroupMetaData, column: str) -> _Layout | None:
+    """None where the column chunk is not as long as `pages_of` would have made it; then somebody else has written it."""
     told = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema.split(".")[0] == column)
     n_rows, width = group.num_rows, told.num_values // max(1, group.num_rows)
     if width < SHORTEST or told.physical_type != "FLOAT" or told.compression != "UNCOMPRESSED" or told.num_values != n_rows * width:
         return None
-    rows_of_page, start = _rows_of_page(width), told.data_page_offset
-    first = _before_numbers(min(n_rows, rows_of_page), width)
-    n_full, rest = divmod(n_rows, rows_of_page)
-    size = n_full * (len(first) + 4 * width * rows_of_page) + (len(_before_numbers(rest, width)) + 4 * width * rest if rest else 0)
-    if told.total_compressed_size != size or source.read_at(len(first), start) != first:
+    if told.num_values >= 2**31:  # more than the offsets of a list can count
         return None
-    pages = rows // rows_of_page
-    heads = np.where(pages < n_full, len(first), len(_before_numbers(rest, width)) if rest else 0)
-    places = start + pages * (len(first) + 4 * width * rows_of_page) + heads + 4 * width * (rows % rows_of_page)
-    return np.stack([np.frombuffer(source.read_at(4 * width, place), "<f4") for place in places.tolist()])
+    layout = _Layout(told.data_page_offset, told.total_compressed_size, n_rows, width, _before_numbers(min(n_rows, _rows_of_page(width)), width))
+    return layout if layout.places(np.array([n_rows - 1]))[0] + 4 * width == layout.size else None
+
+
+def read_rows(source: pa.NativeFile, group: pq.RowGroupMetaData, column: str, rows: np.ndarray) -> np.ndarray | None:
+    """Vectors of some rows of a row group, (n, width) float32, of which nothing else is read; None if `pages_of` has not written them."""
+    layout = _layout(group, column)
+    if layout is None or source.read_at(len(layout.first), layout.start) != layout.first:
+        return None
+    places = (layout.start + layout.places(rows)).tolist()
+    return np.stack([np.frombuffer(source.read_at(4 * layout.width, place), "<f4") for place in places])
+
+
+def read_group(source: pa.NativeFile, group: pq.RowGroupMetaData, column: str) -> np.ndarray | None:
+    """All vectors of a row group, (n, width) float32; None if `pages_of` has not written them."""
+    layout = _layout(group, column)
+    data = None if layout is None else source.read_at(layout.size, layout.start)
+    if data is None or not data.startswith(layout.first):
+        return None
+    matrix, rows_of_page = np.empty((layout.n_rows, layout.width), "<f4"), _rows_of_page(layout.width)
+    for start in range(0, layout.n_rows, rows_of_page):
+        page = matrix[start : start + rows_of_page]
+        place, head = int(layout.places(np.array([start]))[0]), _before_numbers(*page.shape)
+        if data[place - len(head) : place] != head:
+            return None
+        page.reshape(-1)[:] = np.frombuffer(data, "<f4", page.size, place)
+    return matrix
+
+
+def read_batches(source: pa.NativeFile, columns: Sequence[str] | None, batch_rows: int, schema: pa.Schema | None = None) -> Iterator | None:
+    """The rows of a file with vectors in batches, row group by row group; None where there are none, or columns are not those of `schema`."""
+    file = pq.ParquetFile(source)
+    known = file.schema_arrow
+    names = list(columns or (schema or known).names)
+    if any(name not in known.names or (schema is not None and schema.field(name).type != known.field(name).type) for name in names):
+        return None
+    kinds = [known.field(name).type for name in names]
+    vectors = [name for name, kind in zip(names, kinds, strict=True) if pa.types.is_list(kind) and kind.value_type == pa.float32()]
+    return _batches(file, source, names, vectors, batch_rows) if vectors else None
+
+
+def _batches(file: pq.ParquetFile, source: pa.NativeFile, names: list[str], vectors: list[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    wanted = pa.schema([file.schema_arrow.field(name) for name in names])
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        matrices = {name: matrix for name in vectors if (matrix := read_group(source, group, name)) is not None}
+        others = file.read_row_group(number, columns=[name for name in names if name not in matrices], use_threads=False)
+        columns = []
+        for name in names:
+            if name not in matrices:
+                columns.append(others.column(name))
+                continue
+            n_rows, width = matrices[name].shape
+            offsets = pa.array(np.arange(n_rows + 1, dtype=np.int32) * np.int32(width))
+            columns.append(pa.ListArray.from_arrays(offsets, pa.array(matrices[name].reshape(-1)), type=wanted.field(name).type))
+        yield from pa.Table.from_arrays(columns, schema=wanted).to_batches(max_chunksize=batch_rows)
 
 
 def _rows_of_page(width: int) -> int:

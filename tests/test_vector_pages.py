@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lurm.joining.embedding_units import list_column
-from lurm.vector_pages import PAGE_BYTES, SHORTEST, parquet_pieces, read_rows
+from lurm.vector_pages import PAGE_BYTES, SHORTEST, parquet_pieces, read_batches, read_group, read_rows
 
 PLAIN = {"compression": "none", "use_dictionary": False}
 
@@ -108,6 +108,28 @@ def test_single_vectors_are_found_by_their_place(n, width, row_group_size, data)
     rows = np.array(data.draw(st.lists(st.integers(0, metadata.row_group(group).num_rows - 1), min_size=1, max_size=20)))
     found = read_rows(source, metadata.row_group(group), "embedding", rows)
     assert found.dtype == np.float32 and np.array_equal(found, vectors[group * row_group_size + rows])
+    whole_group = read_group(source, metadata.row_group(group), "embedding")
+    assert np.array_equal(whole_group, vectors[group * row_group_size : (group + 1) * row_group_size])
+
+
+@pytest.mark.parametrize("columns", [None, ["embedding"], ["n_events", "embedding", "user_id"]])
+@pytest.mark.parametrize("ours", [True, False])
+def test_batches_are_those_of_pyarrow_whoever_wrote_the_file(columns, ours):
+    rows = table_of(random(500, 32))
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, row_group_size=150, **PLAIN)
+    source = pa.BufferReader(whole(rows, 150) if ours else sink.getvalue())
+    batches = list(read_batches(source, columns, 100))
+    expected = pq.read_table(source, columns=columns, use_threads=False).select(columns or rows.column_names)
+    assert pa.Table.from_batches(batches).equals(expected, check_metadata=False) and max(batch.num_rows for batch in batches) <= 100
+    assert [field.type for field in batches[0].schema] == [field.type for field in expected.schema]
+
+
+def test_columns_that_are_no_vectors_or_of_another_schema_are_left_to_pyarrow():
+    source = pa.BufferReader(whole(table_of(random(5, 32))))
+    assert read_batches(source, ["user_id"], 10) is None
+    assert read_batches(source, None, 10, pa.schema([("embedding", pa.list_(pa.float32())), ("brought_later", pa.int32())])) is None
+    assert read_batches(source, ["n_events", "embedding"], 10, pa.schema([("n_events", pa.int32()), ("embedding", pa.list_(pa.float32()))])) is None
 
 
 @pytest.mark.parametrize("options", [PLAIN, {"compression": "zstd"}, {**PLAIN, "write_statistics": False}, {**PLAIN, "data_page_version": "2.0"}])
