@@ -5,9 +5,11 @@ torch's own sums of weighted rows where that cannot be; on a GPU the kernel of `
 caller takes the path of training.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -15,6 +17,7 @@ from lurm.smen.compiled import loops_for, switched_off
 
 BAGS_AT_A_TIME = 256  # in torch's functions: what they read and write stays in the cache for all anchors
 BEYOND_THE_CACHE = 4 << 20  # bytes: results that are larger go to memory straight, so that We stays in the cache
+CELLS_OF_A_THREAD = 20_000  # fewer take less time than the thread
 ALIGNED = 64  # bytes, which straight writes need
 
 
@@ -34,9 +37,21 @@ def frozen_bags(weights: torch.Tensor, vectors: torch.Tensor, interests: torch.T
                          "embed bags with the model of their interest space.")  # fmt: skip
     found = vectors.new_empty(len(places), weights.shape[1], vectors.shape[1])
     straight = found.nbytes > BEYOND_THE_CACHE and found.data_ptr() % ALIGNED == 0
-    room = weights.new_empty(int(offsets.diff().max()) if len(places) else 0, weights.shape[1])
-    arrays = (part.detach().contiguous().numpy() for part in (weights, vectors, interests, values, offsets, places))
-    loops.bags(*arrays, int(straight), room.numpy(), found.numpy())
+    longest = int(offsets.diff().max()) if len(places) else 0
+    arrays = [part.detach().contiguous().numpy() for part in (weights, vectors, interests, values)]
+    starts, to, out = offsets.contiguous().numpy(), places.contiguous().numpy(), found.numpy()
+
+    def sum_rows(first: int, last: int) -> None:
+        room = np.empty((longest, weights.shape[1]), np.float32)
+        loops.bags(*arrays, starts[first : last + 1], to[first:last], int(straight), room, out)
+
+    n_threads = min(torch.get_num_threads(), 1 + len(interests) // CELLS_OF_A_THREAD)
+    cuts = np.searchsorted(starts, np.linspace(0, starts[-1], n_threads + 1)[1:-1]).tolist()
+    if not cuts:
+        sum_rows(0, len(places))
+        return found
+    with ThreadPoolExecutor(n_threads) as pool:  # a row is written by one thread, and hangs on nothing that another one writes
+        list(pool.map(sum_rows, [0, *cuts], [*cuts, len(places)]))
     return found
 
 

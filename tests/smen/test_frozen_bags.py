@@ -47,6 +47,15 @@ def test_a_row_hangs_on_its_own_cells_alone_wherever_it_is_written(monkeypatch):
         assert torch.equal(alone[0], whole[row])
 
 
+@pytest.mark.parametrize("n_threads", [2, 3, 16])
+def test_threads_change_nothing(n_threads, monkeypatch):
+    bags, (weights, vectors) = random_bags(100, 50), model(50, 9, 32)
+    alone = frozen_bags.frozen_bags(weights, vectors, *bags)
+    monkeypatch.setattr(frozen_bags, "CELLS_OF_A_THREAD", 10)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    assert torch.equal(frozen_bags.frozen_bags(weights, vectors, *bags), alone)
+
+
 def test_no_rows_and_empty_rows():
     weights, vectors = model(5, 9, 32)
     nothing = torch.zeros(0, dtype=torch.int64)
