@@ -1,7 +1,7 @@
 """Writing and reading the table of user embeddings: gigabytes a second and core, what smaller numbers save and lose, and look-ups.
 
     python benchmarks/table.py --users 20000 [--table 1000000] [--anchors 10] [--dim 128] [--directory DIR]
-    python benchmarks/table.py --users 20000 --warehouse demo/warehouse --labels demo/world-d8a5e0d5/users.parquet --label persona age_band
+    python benchmarks/table.py --users 20000 --warehouse demo/warehouse --labels demo/world-3f9e4077/users.parquet --label persona age_band
 
 Random vectors of 10 anchors x 128 numbers, one thread. Rates are gigabytes of float32 vectors a second of processor time, the best of five.
 
