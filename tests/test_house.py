@@ -22,7 +22,8 @@ DOORS = (
     ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py", "lurm/report/", "lurm/evaluation/"), False),
     ("plotly", (), False),  # its script is read as a file
     ("umap", ("lurm/report/interest_map.py",), True),
-    ("torch", ("lurm/kmeans.py", "lurm/standing.py", "lurm/rough_products.py", "lurm/dealt_blocks.py", "spark_jobs/"), True),
+    ("torch", ("lurm/kmeans.py", "lurm/standing.py", "lurm/rough_products.py", "lurm/dealt_blocks.py", "lurm/row_sums.py",
+               "spark_jobs/"), True),
     ("safetensors", ("lurm/training.py",), False),
     ("tokenizers", ("lurm/item_encoder/",), False),
     ("gensim", ("lurm/evaluation/baselines/word_vectors.py",), True),
