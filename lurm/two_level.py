@@ -5,7 +5,8 @@ k-means, which compares every vector with every centroid (2.6e13 operations an i
 
   start   about sqrt(K) coarse clusters, each of them clustered by itself into its share of the K (hierarchical k-means);
   means   with ten vectors per cluster a mean is mostly the chance of its ten. Means are therefore smoothed by what lies near,
-          c_j ~ sum_k exp(-sharpness (1 - cos_jk)) S_k over the nearest means k, where vectors that were held out say that it helps;
+          c_j ~ sum_k exp(-sharpness (1 - cos_jk) / usual) S_k over the nearest means k, where usual is the mean of these 1 - cos_jk and
+          vectors that were held out say that it helps;
   search  a vector is compared with the centroids of the few cells nearest to it (lurm/cells.py).
 
 Every product is computed by one thread, threads and processes take different blocks of rows: the result does not depend on how many there are.
@@ -20,16 +21,16 @@ import numpy as np
 from lurm.cells import Cells, cells_of, flat_kmeans, reach_of, roughly_nearest, search
 from lurm.dealt_blocks import DealtPool, Pool, of_the_first
 from lurm.errors import InputError
-from lurm.lloyd import BLOCK_ROWS, KMeansResult, Standing, directions, refills
+from lurm.lloyd import BLOCK_ROWS, SAME, KMeansResult, Standing, directions, refills
 from lurm.rough_products import one_thread_a_product, products
 from lurm.row_sums import sums_by_number, weighted_sums
 
 N_PROBES = 8  # cells with whose centroids a vector is compared, on average
 MAX_FLAT = 2_048  # clusters that are found without cells
-COARSE_ROWS, COARSE_ITERATIONS, START_ITERATIONS = 128, 8, 3  # rows per coarse cluster; iterations of the two levels of the start
+COARSE_ROWS, COARSE_ITERATIONS, START_ITERATIONS = 128, 8, 5  # rows per coarse cluster; iterations of the two levels of the start
 MAX_HELD_OUT = 16_384
-MIN_GAIN = 1e-3  # relative growth of the held-out cosine below which the iterations stop
-N_NEIGHBOURS, NEIGHBOUR_CELLS, SHARPNESS = 4, 12, (10.0, 20.0)
+MIN_GAIN = 3e-4  # relative growth of the held-out cosine below which the iterations stop
+N_NEIGHBOURS, NEIGHBOUR_CELLS, SHARPNESS = 4, 12, 3.5
 LOOK_CLOSER = 2  # times as many cells for held-out vectors: what a narrow search misses must not decide
 
 
@@ -178,12 +179,12 @@ def _updated(fit: _Fit, now: Standing, ids: np.ndarray, cosine: np.ndarray) -> S
         held_out = fit.vectors[fit.held_out]
         worth = _worth(held_out, cells, fit.n_probes, fit.pool)
         near, similar = _neighbours(centroids, cells, fit.pool)
-        plain = cells
-        for sharpness in SHARPNESS:
-            smooth = directions(sums + weighted_sums(sums, near, np.exp(-sharpness * (1.0 - similar))), centroids)
-            smooth_cells = cells_of(smooth, fit.pool, plain.middles)
-            if (found := _worth(held_out, smooth_cells, fit.n_probes, fit.pool)) > worth:
-                worth, centroids, cells = found, smooth, smooth_cells
+        apart = np.maximum(1.0 - similar, 0.0)
+        usual = max(apart[np.isfinite(apart)].mean(dtype=np.float64), SAME) if np.isfinite(apart).any() else 1.0
+        smooth = directions(sums + weighted_sums(sums, near, np.exp(-SHARPNESS * apart / usual)), centroids)
+        smooth_cells = cells_of(smooth, fit.pool, cells.middles)
+        if (found := _worth(held_out, smooth_cells, fit.n_probes, fit.pool)) > worth:
+            worth, centroids, cells = found, smooth, smooth_cells
     settled = now.iteration > 0 and worth - now.worth < MIN_GAIN * abs(now.worth)
     return Standing(now.iteration + 1, centroids, now.objective, now.n_refilled + len(new), cells.middles, worth, settled)
 
