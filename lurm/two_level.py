@@ -22,7 +22,7 @@ from lurm.cells import Cells, cells_of, flat_kmeans, reach_of, roughly_nearest, 
 from lurm.dealt_blocks import DealtPool, Pool, of_the_first
 from lurm.errors import InputError
 from lurm.lloyd import BLOCK_ROWS, SAME, KMeansResult, Standing, directions, refills
-from lurm.rough_products import one_thread_a_product, products
+from lurm.rough_products import one_thread_a_product
 from lurm.row_sums import sums_by_number, weighted_sums
 
 N_PROBES = 8  # cells with whose centroids a vector is compared, on average
@@ -211,7 +211,7 @@ def _neighbours(centroids: np.ndarray, cells: Cells, pool: Pool) -> tuple[np.nda
         others = np.concatenate([cells.order[cells.starts[j] : cells.starts[j + 1]] for j in around])
         if not len(own) or len(others) <= N_NEIGHBOURS:
             return own[:0], near[:0], similar[:0]
-        like = products(centroids[own], centroids[others])
+        like = centroids[own] @ centroids[others].T
         rows = np.arange(len(own))
         like[rows, sum(int(np.diff(cells.starts[j : j + 2])[0]) for j in around if j < cell) + rows] = -np.inf  # itself
         found, cosine = np.empty((len(own), N_NEIGHBOURS), np.int64), np.empty((len(own), N_NEIGHBOURS), np.float32)
