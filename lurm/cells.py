@@ -103,9 +103,9 @@ def reach_for(vectors: np.ndarray, centroids: np.ndarray, agreement: float = 0.9
         pool = DealtPool(threads.map)
         cells = cells_of(centroids, pool)
         ids, _ = search(vectors, cells, len(cells.middles) + 1, pool)
+        near = vectors @ cells.middles.T
     where = np.empty(len(centroids), np.int64)
     where[cells.order] = np.repeat(np.arange(len(cells.middles)), np.diff(cells.starts))
-    near = vectors @ cells.middles.T
     gaps = near.max(axis=1) - near[np.arange(len(near)), where[ids]]
     place = min(len(gaps) - 1, math.ceil(agreement * len(gaps)))
     reach = _below_one(np.partition(gaps, place)[place])
