@@ -1,28 +1,30 @@
 """The nearest of very many centroids, found in the cells that are nearest: an inverted file (Jegou et al. 2011) over centroids.
 
 In: unit centroids (K, d) float32, put into about 4 sqrt(K) cells, and unit vectors. Out: for each vector the nearest centroid among those of
-its n_probes nearest cells, and its cosine. Where the processor is quick in bfloat16 (lurm/rough_products.py) a first pass in bfloat16 finds
-the cells that can hold the nearest; what is told is always compared in float32.
+its nearest cells, and its cosine. Where the processor is quick in bfloat16 (lurm/rough_products.py) a first pass in bfloat16 finds the cells
+that can hold the nearest; what is told is always compared in float32.
 
 Memory beyond the input: the centroids twice, and for each thread a block of vectors and at most about MOST_PAIRS pairs of a vector
 and a cell. Vectors may be a memory map.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from lurm.dealt_blocks import DealtPool, Pool
-from lurm.lloyd import cluster_sums, directions
-from lurm.rough_products import MARGIN, available, bits, one_thread_a_product, products, to_bits
+from lurm.lloyd import directions
+from lurm.rough_products import MARGIN, available, bits, one_thread_a_product, to_bits
+from lurm.row_sums import sums_by_number
 
 CELLS_PER_ROOT = 4.0  # cells are this times sqrt(K): many small ones hold fewer centroids that are looked at in vain
 ITERATIONS = 6
 BLOCK_ROWS, TILE_ROWS = 131_072, 2_048  # vectors that are sorted by cell together, at most; rows of a product
-MOST_PAIRS = 4_000_000  # of a vector and a cell in a block: with every cell looked into a block is smaller
+PARTS, FEWEST_ROWS = 8, 8_192  # of fewer vectors as many blocks, for threads and processes; but below so many rows a cell's product is too small
+MOST_PAIRS = 4_000_000  # of a vector and a cell that are sorted together
 COLUMNS, HEIGHTS = 32, (128, 256, 512, 1_024, TILE_ROWS)  # of products in bfloat16
-FEWEST_PROBES = 4
 NOTHING = np.int16(-32_768)
 
 
@@ -71,55 +73,88 @@ def _rough(middles: np.ndarray, ordered: np.ndarray, starts: np.ndarray) -> Roug
     return RoughCells(to_bits(middles), filled, padded)
 
 
-def search(vectors: np.ndarray, cells: Cells, n_probes: int, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """ids (n,) int32 and cosine (n,) float32 of the nearest centroid in the n_probes nearest cells; of equal ones the lowest number wins."""
+def search(vectors: np.ndarray, cells: Cells, look: float, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """ids (n,) int32 and cosine (n,) float32 of the nearest centroid in the cells looked into; of equal ones the lowest number wins.
+
+    `look` of 1 or more: that many nearest cells. Below 1: the nearest cell and all whose middle is less near by at most that much, which are
+    fewer on average for the same agreement with exact search: a vector near one middle looks into one cell, one between many into many.
+    """
     ids, cosine = np.empty(len(vectors), np.int32), np.empty(len(vectors), np.float32)
-    n_probes = min(n_probes, len(cells.middles))
-    n_rows = min(BLOCK_ROWS, max(TILE_ROWS, MOST_PAIRS // n_probes))
+    n_rows = max(FEWEST_ROWS, min(BLOCK_ROWS, len(vectors) // PARTS // TILE_ROWS * TILE_ROWS))
     starts = range(0, len(vectors), n_rows)
-    found = pool.map(lambda start: _search_block(np.asarray(vectors[start : start + n_rows]), cells, n_probes), starts)
+    found = pool.map(lambda start: _search_block(np.asarray(vectors[start : start + n_rows]), cells, look), starts)
     for start, (own_ids, own_cosine) in zip(starts, found, strict=True):
         ids[start : start + n_rows], cosine[start : start + n_rows] = own_ids, own_cosine
     return ids, cosine
 
 
-def probes_for(vectors: np.ndarray, centroids: np.ndarray, agreement: float = 0.995) -> int:
-    """How many cells must be looked into so that this share of the vectors finds its nearest centroid; a fit's processes ask together."""
+def reach_of(vectors: np.ndarray, cells: Cells, n_probes: int) -> float:
+    """The `look` below 1 with which these vectors look into n_probes cells on average."""
+    near = vectors[:: max(1, len(vectors) // TILE_ROWS)] @ cells.middles.T
+    gaps = (near.max(axis=1, keepdims=True) - near).ravel()
+    place = min(n_probes * len(near), len(gaps)) - 1
+    return _below_one(np.partition(gaps, place)[place])
+
+
+def reach_for(vectors: np.ndarray, centroids: np.ndarray, agreement: float = 0.995) -> tuple[float, float]:
+    """The `look` below 1 with which this share of the vectors finds its nearest centroid, and how many cells they look into on average; a
+    fit's processes ask together."""
     with one_thread_a_product() as threads:
         pool = DealtPool(threads.map)
         cells = cells_of(centroids, pool)
-        every = search(vectors, cells, len(cells.middles), pool)[1]
-        n_probes = FEWEST_PROBES
-        while n_probes < len(cells.middles) and np.mean(search(vectors, cells, n_probes, pool)[1] >= every) < agreement:
-            n_probes += max(1, n_probes // 4)
-    return min(n_probes, len(cells.middles))
+        ids, _ = search(vectors, cells, len(cells.middles) + 1, pool)
+        near = vectors @ cells.middles.T
+    where = np.empty(len(centroids), np.int64)
+    where[cells.order] = np.repeat(np.arange(len(cells.middles)), np.diff(cells.starts))
+    gaps = near.max(axis=1) - near[np.arange(len(near)), where[ids]]
+    place = min(len(gaps) - 1, math.ceil(agreement * len(gaps)))
+    reach = _below_one(np.partition(gaps, place)[place])
+    return reach, float((near >= near.max(axis=1, keepdims=True) - reach).sum() / len(near))
 
 
-def _search_block(block: np.ndarray, cells: Cells, n_probes: int) -> tuple[np.ndarray, np.ndarray]:
-    if cells.rough is None:
-        return _among(block, cells, *_nearest_cells(block, cells.middles, n_probes))
-    rough = to_bits(block)
-    return _among(block, cells, *_promising(rough, cells, *_roughly_nearest_cells(rough, cells.rough.middles, n_probes)))
+def _below_one(gap: float) -> float:
+    """Rounded up a little, because bfloat16 rounds too; what is 1 would be a number of cells."""
+    return min(math.ceil(float(gap) * 1_000 + 1) / 1_000, 0.999)
 
 
-def _nearest_cells(block: np.ndarray, middles: np.ndarray, n_probes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a row and a cell, ascending by row: (P,) int64 and (P,) uint16."""
-    looked = np.empty((len(block), n_probes), np.uint16)
+def _search_block(block: np.ndarray, cells: Cells, look: float) -> tuple[np.ndarray, np.ndarray]:
+    rough = None if cells.rough is None else to_bits(block)
+    found, rows, looked, n_pairs, first = [], [], [], 0, 0
     for tile in tiles(len(block)):
-        looked[tile] = np.argpartition(block[tile] @ middles.T, -n_probes, axis=1)[:, -n_probes:]
-    return np.repeat(np.arange(len(block)), n_probes), looked.ravel()
+        mask = _near_cells(block[tile], cells.middles, look) if rough is None else _roughly_near_cells(rough[tile], cells.rough.middles, look)
+        n_looked = np.count_nonzero(mask, axis=1)
+        row = np.repeat(np.arange(len(mask)), n_looked)
+        looked.append((np.flatnonzero(mask) - row * len(cells.middles)).astype(np.uint16))
+        rows.append((row + (tile.start - first)).astype(np.int32))
+        n_pairs += len(row)
+        if n_pairs >= MOST_PAIRS or tile.stop == len(block):
+            own, pairs = slice(first, tile.stop), (np.concatenate(rows), np.concatenate(looked))
+            found.append(_among(block[own], cells, *(pairs if rough is None else _promising(rough[own], cells, *pairs))))
+            rows, looked, n_pairs, first = [], [], 0, tile.stop
+    return tuple(np.concatenate(part) for part in zip(*found, strict=True))
 
 
-def _roughly_nearest_cells(rough: np.ndarray, middles: np.ndarray, n_probes: int) -> tuple[np.ndarray, np.ndarray]:
+def _near_cells(block: np.ndarray, middles: np.ndarray, look: float) -> np.ndarray:
+    """Which cells each row looks into, (n, L) bool."""
+    near = block @ middles.T
+    if look < 1:
+        return near >= near.max(axis=1, keepdims=True) - np.float32(look)
+    mask = np.zeros(near.shape, bool)
+    np.put_along_axis(mask, np.argpartition(near, -min(int(look), len(middles)), axis=1)[:, -min(int(look), len(middles)) :], True, axis=1)
+    return mask
+
+
+def _roughly_near_cells(rough: np.ndarray, middles: np.ndarray, look: float) -> np.ndarray:
     """The same from bits of bfloat16: of cells that are equally near by them, all."""
-    rows, looked = [], []
-    for tile in tiles(len(rough)):
-        near = bits(rough[tile], middles)
-        last = np.partition(near, -n_probes, axis=1)[:, -n_probes]
-        row, cell = np.divmod(np.flatnonzero(near >= last[:, None]), len(middles))
-        rows.append(row + tile.start)
-        looked.append(cell.astype(np.uint16))
-    return np.concatenate(rows), np.concatenate(looked)
+    near = bits(rough, middles)
+    if look >= len(middles):
+        return np.ones(near.shape, bool)
+    if look >= 1:
+        last = np.partition(near, -int(look), axis=1)[:, -int(look)]
+    else:
+        least = (near.max(axis=1).astype(np.int32) << 16).view(np.float32) - np.float32(look)
+        last = np.where(least > 0, least.view(np.int32) >> 16, NOTHING).astype(np.int16)  # bits of negative numbers are in no order
+    return near >= last[:, None]
 
 
 def _promising(rough: np.ndarray, cells: Cells, rows: np.ndarray, looked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -169,27 +204,43 @@ def _by_cell(looked: np.ndarray, n_cells: int) -> Iterator[tuple[int, np.ndarray
 
 def flat_kmeans(vectors: np.ndarray, centroids: np.ndarray, n_iterations: int, each: Callable = map) -> tuple[np.ndarray, np.ndarray]:
     """Plain spherical k-means from given centroids, for what fits in the cache: (centroids, nearest of each vector)."""
+    rough = to_bits(vectors) if available() else None
     for iteration in range(n_iterations + 1):
-        ids, cosine = roughly_nearest(vectors, centroids, each)
+        ids = roughly_nearest(vectors, centroids, each, rough)
         if iteration == n_iterations:
             break
-        centroids = directions(cluster_sums(vectors, ids, len(centroids)), centroids)
+        centroids = directions(sums_by_number(vectors, ids, len(centroids)), centroids)
         empty = np.flatnonzero(np.bincount(ids, minlength=len(centroids)) == 0)
         if len(empty):
+            cosine = np.einsum("ij,ij->i", vectors, centroids[ids])
             centroids[empty] = vectors[np.argpartition(cosine, min(len(empty), len(cosine) - 1))[: len(empty)]]
     return centroids, ids
 
 
-def roughly_nearest(vectors: np.ndarray, centroids: np.ndarray, each: Callable = map) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest of a few centroids, by products that may be rough: ids (n,) int64 and cosine (n,) float32."""
+def roughly_nearest(vectors: np.ndarray, centroids: np.ndarray, each: Callable = map, rough: np.ndarray | None = None) -> np.ndarray:
+    """The nearest of a few centroids, (n,) int64, by products that may be rough; `rough` are to_bits(vectors) where the caller has them.
 
-    def one(tile: slice) -> tuple[np.ndarray, np.ndarray]:
-        near = products(vectors[tile], centroids)
+    What all centroids have in common is taken off them: it says nothing about which is nearest, and of the small numbers that are left
+    bfloat16 keeps eight bits as of large ones.
+    """
+    if not available():
+        return np.concatenate(list(each(lambda tile: (vectors[tile] @ centroids.T).argmax(axis=1), tiles(len(vectors)))))
+    own = to_bits(_filled_up(centroids - centroids.mean(axis=0), -(-len(centroids) // COLUMNS) * COLUMNS))
+
+    def one(tile: slice) -> np.ndarray:
+        rows = to_bits(vectors[tile]) if rough is None else rough[tile]
+        near = bits(_filled_up(rows, next(height for height in HEIGHTS if height >= len(rows))), own)[: len(rows)]
         found = near.argmax(axis=1)
-        return found, near[np.arange(len(found)), found]
+        if len(wrong := np.flatnonzero(near[np.arange(len(found)), found] <= 0)):  # bits of negative numbers are in no order
+            found[wrong] = (vectors[tile][wrong] @ centroids.T).argmax(axis=1)
+        return found
 
-    ids, cosine = zip(*each(one, tiles(len(vectors))), strict=True)
-    return np.concatenate(ids), np.concatenate(cosine)
+    return np.concatenate(list(each(one, tiles(len(vectors)))))
+
+
+def _filled_up(rows: np.ndarray, n_rows: int) -> np.ndarray:
+    """Rows of zeros below, where there are fewer than n_rows."""
+    return rows if len(rows) == n_rows else np.concatenate([rows, np.zeros((n_rows - len(rows), rows.shape[1]), rows.dtype)])
 
 
 def tiles(n_rows: int) -> Iterator[slice]:

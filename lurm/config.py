@@ -108,7 +108,7 @@ class InterestsSettings:
     items_per_interest: int = 300
     pairs_per_interest: int = 50  # distinct (user, item) pairs an interest must be able to count on
     max_sample: int = 1_000_000
-    n_iterations: int = 20
+    n_iterations: int = 20  # at most; 0: what the start finds, which in two levels is nearly as good and many times quicker
     backend: str = "auto"  # auto, faiss, torch, numpy, two-level (many interests on a CPU)
     device: str = "auto"
     processes: int = 1

@@ -38,7 +38,7 @@ def run(context: Context) -> dict:
     if n_interests > len(vectors):
         raise InputError(f"Expected at least as many seen items with known words as interests, got {len(vectors)} items for D = {n_interests}; "
                          "lower interests.n_interests, or leave it 0 to derive it.")
-    from lurm.cells import probes_for
+    from lurm.cells import reach_for
     from lurm.kmeans import TWO_LEVEL, assign, choose_backend, cluster_health, fit_kmeans
     from lurm.standing import read_standing, write_standing
     from lurm.training import process_group
@@ -53,13 +53,13 @@ def run(context: Context) -> dict:
             begin=read_standing(workspace / "standing", key), keep=lambda standing: write_standing(workspace / "standing", key, standing),
         )
         # How items are assigned belongs to the space: an item must get the same interest whenever, and in whatever company, it comes.
-        n_probes = probes_for(held_out, result.centroids) if backend == TWO_LEVEL else None
+        n_probes, n_cells = reach_for(held_out, result.centroids) if backend == TWO_LEVEL else (None, None)
         _, cosine = assign(held_out, result.centroids, backend=backend, device=settings.device, n_probes=n_probes)
         figures = {
             "n_interests": n_interests, "n_sample": len(vectors), "n_seen_items": n_seen,
             "objective": [round(float(v), 6) for v in result.objective], "held_out_cosine": float(cosine.mean()),
-            "n_refilled": int(result.n_refilled), "backend": result.backend, "n_probes": n_probes, "health": cluster_health(result.sizes),
-            "seconds": round(time.monotonic() - started, 1),
+            "n_refilled": int(result.n_refilled), "backend": result.backend, "n_probes": n_probes, "n_cells": n_cells,
+            "health": cluster_health(result.sizes), "seconds": round(time.monotonic() - started, 1),
         }
         info = {
             "space_id": space_id, "encoder_id": context.encoder_id(), "as_of": context.as_of, "dim": int(vectors.shape[1]),

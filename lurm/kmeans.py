@@ -85,12 +85,12 @@ def fit_kmeans(vectors: np.ndarray, n_clusters: int, *, seed: int, n_iterations:
     return KMeansResult(centroids, objective, n_refilled, sizes, backend)
 
 
-def assign(vectors: np.ndarray, centroids: np.ndarray, *, backend: str = "auto", device: str = "auto", n_probes: int | None = None,
+def assign(vectors: np.ndarray, centroids: np.ndarray, *, backend: str = "auto", device: str = "auto", n_probes: float | None = None,
            n_threads: int | None = None, cells: Cells | None = None) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """The nearest centroid of every vector and the cosine to it: (n,) int32 and (n,) float32; of equal ones the lowest number wins.
 
-    With n_probes (see lurm.cells.probes_for) only the centroids of that many cells are looked at, by n_threads (None: all cores);
-    `cells` are cells_of(centroids) when the caller has them already.
+    With n_probes only the centroids of that many cells are looked at, or, where it is below 1, of the cells that are so little less near than
+    the nearest (see lurm.cells.search and reach_for); by n_threads (None: all cores). `cells` are cells_of(centroids) when the caller has them.
     """
     vectors, centroids = _checked(vectors, "vectors"), _checked(centroids, "centroids")
     if vectors.shape[1] != centroids.shape[1]:

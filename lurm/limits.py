@@ -91,7 +91,7 @@ LIMITS = {
     "interests.items_per_interest": COUNT,
     "interests.pairs_per_interest": COUNT,
     "interests.max_sample": Range(2),
-    "interests.n_iterations": COUNT,
+    "interests.n_iterations": Range(0),
     "interests.backend": Choice(("auto", "faiss", "torch", "numpy", "two-level")),
     "smen.n_anchors": COUNT,
     "smen.scales": Choice(("month+year", "month", "year")),

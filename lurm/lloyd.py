@@ -30,8 +30,9 @@ class KMeansResult:
 class Standing:
     """Where a fit stands between two iterations: what it needs to go on as if nobody had stopped it.
 
-    iteration: the next one. centroids: (D, d) float32, for its search. objective, n_refilled: as in KMeansResult, so far. middles: (L, d)
-    float32 of the cells of the search before (lurm/cells.py), (0, d) where there are none. worth: what held-out vectors had then.
+    iteration: the next one. centroids: (D, d) float32, for its search. objective, n_refilled: as in KMeansResult, so far. Of the two-level one
+    also middles: (L, d) float32 of the cells of these centroids (lurm/cells.py), (0, d) where there are none yet; worth: mean cosine of
+    held-out vectors to these centroids; settled: whether that has grown next to nothing, so that these are the last.
     """
 
     iteration: int
@@ -40,6 +41,7 @@ class Standing:
     n_refilled: int
     middles: np.ndarray
     worth: float = -np.inf
+    settled: bool = False
 
 
 def cluster_sums(vectors: np.ndarray, ids: np.ndarray, n_clusters: int) -> np.ndarray:

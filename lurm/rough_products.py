@@ -1,12 +1,8 @@
 """Products of unit vectors in bfloat16, where the processor multiplies those several times as fast as float32 (AMX, AVX-512 BF16).
 
-A bfloat16 is a float32 without its last 16 bits. Two uses, both through torch, which need not be installed:
-
-  bits      vectors and products in bfloat16, both kept as int16: positive bfloat16 are in the order of their bits, and numpy takes maxima and
-            partitions of 16-bit integers quickest. Good for finding what must be looked at again in float32;
-  products  float32 in and out, multiplied in bfloat16 and summed in float32: off by about 1e-4, at most 2e-3, for unit vectors of width 128.
-
-Without such a processor, or without torch, `available` is False and `products` is the plain float32 product of numpy.
+A bfloat16 is a float32 without its last 16 bits. Vectors and products are kept as int16, through torch, which need not be installed: positive
+bfloat16 are in the order of their bits, and numpy takes maxima of 16-bit integers quickest. Good for finding what must be looked at again
+in float32. Without such a processor, or without torch, `available` is False and nobody calls the rest.
 """
 
 import importlib.util
@@ -48,16 +44,6 @@ def bits(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return torch.mm(left, right.T).view(torch.int16).numpy()
 
 
-def products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(n, d) and (m, d) float32 to (n, m) float32; in bfloat16 only inside `one_thread_a_product`."""
-    if not available():
-        return rows @ columns.T
-    import torch
-
-    left, right = (torch.from_numpy(side if side.flags.writeable else side.copy()) for side in (rows, columns))
-    return torch.mm(left, right.T).numpy()
-
-
 @contextmanager
 def one_thread_a_product(n_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
     """A pool of n_threads (None: as many as cores may be used). Each product is computed by the thread that asks for it, so that results do
@@ -69,14 +55,12 @@ def one_thread_a_product(n_threads: int | None = None) -> Iterator[ThreadPoolExe
         return
     import torch
 
-    threads, precision = torch.get_num_threads(), torch.backends.mkldnn.matmul.fp32_precision
+    threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = precision
         torch.set_num_threads(threads)
 
 

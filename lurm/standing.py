@@ -25,7 +25,8 @@ def write_standing(directory: Path, key: str, standing: Standing) -> None:
     from lurm.training import save_tensors
 
     arrays = {"centroids": standing.centroids, "middles": standing.middles, "objective": np.array(standing.objective, np.float64)}
-    info = {"key": key, "iteration": standing.iteration, "n_refilled": standing.n_refilled, "worth": standing.worth}
+    info = {"key": key, "iteration": standing.iteration, "n_refilled": standing.n_refilled, "worth": standing.worth,
+            "settled": standing.settled}
     save_tensors(directory, {name: torch.from_numpy(array) for name, array in arrays.items()}, info)
 
 
@@ -36,10 +37,10 @@ def read_standing(directory: Path, key: str) -> Standing | None:
         return found
     if not int(of_the_first(np.array(found is not None))):
         return None
-    numbers = np.array([found.iteration, found.n_refilled, found.worth] if found else [], np.float64)
+    numbers = np.array([found.iteration, found.n_refilled, found.worth, found.settled] if found else [], np.float64)
     arrays = (numbers, np.array(found.objective), found.centroids, found.middles) if found else (numbers,)
-    (iteration, n_refilled, worth), objective, centroids, middles = of_the_first(arrays)
-    return Standing(int(iteration), centroids, objective.tolist(), int(n_refilled), middles, float(worth))
+    (iteration, n_refilled, worth, settled), objective, centroids, middles = of_the_first(arrays)
+    return Standing(int(iteration), centroids, objective.tolist(), int(n_refilled), middles, float(worth), bool(settled))
 
 
 def _read(directory: Path, key: str) -> Standing | None:
@@ -57,4 +58,4 @@ def _read(directory: Path, key: str) -> Standing | None:
         return None
     log.info("The fit goes on with iteration %d.", info["iteration"])
     return Standing(info["iteration"], tensors["centroids"].numpy(), tensors["objective"].tolist(), info["n_refilled"], tensors["middles"].numpy(),
-                    info["worth"])
+                    info["worth"], info["settled"])

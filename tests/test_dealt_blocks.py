@@ -6,7 +6,7 @@ from planted_directions import planted
 from two_processes import run_two
 
 from lurm import rough_products
-from lurm.cells import probes_for
+from lurm.cells import reach_for
 from lurm.dealt_blocks import DealtPool, of_the_first, processes
 from lurm.kmeans import fit_kmeans
 
@@ -16,7 +16,7 @@ DEALT = """
 import numpy as np
 from planted_directions import planted
 from lurm import rough_products
-from lurm.cells import probes_for
+from lurm.cells import reach_for
 from lurm.dealt_blocks import DealtPool, of_the_first, processes
 from lurm.kmeans import fit_kmeans
 asked = []
@@ -40,7 +40,7 @@ for backend, n_clusters in FITS.items():
     fit = fit_kmeans(vectors, n_clusters, seed=3, n_iterations=3, backend=backend, device="cpu")
     weights[backend] = torch.from_numpy(fit.centroids)
     told[backend] = [fit.objective, fit.n_refilled, fit.sizes.tolist()]
-told["probes"] = probes_for(vectors[:500], fit.centroids)
+told["reach"] = reach_for(vectors[:500], fit.centroids)
 """
 
 
@@ -53,7 +53,7 @@ def test_two_processes_have_the_bytes_of_one(tmp_path):
     assert told["few"] == [5] and told["nothing"] == [] and told["alone"] == [[0, 1, 2], [0]]
     assert told["first"] == 0.0 and told["firsts"] == [[0, 1], []]
     vectors = planted(40_000, 300, 1)  # three tiles of faiss, forty of the others
-    assert told["probes"] == probes_for(vectors[:500], weights["two-level"].numpy())
+    assert told["reach"] == list(reach_for(vectors[:500], weights["two-level"].numpy()))
     for backend, n_clusters in FITS.items():
         alone = fit_kmeans(vectors, n_clusters, seed=3, n_iterations=3, backend=backend, device="cpu")
         assert weights[backend].numpy().tobytes() == alone.centroids.tobytes(), backend

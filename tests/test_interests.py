@@ -1,7 +1,7 @@
 """Interests: how many there are, what they are fitted on, and how a space is kept."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -131,6 +131,15 @@ def test_fitting_keeps_a_space_and_does_it_once(tmp_path):
     info = context.store.artifact_info("spaces", "space-1")
     assert (info["space_id"], info["encoder_id"], info["dim"], info["n_interests"], info["n_seen_items"]) == ("space-1", "encoder-1", DIM, 5, 200)
     assert interests.run(context) == {"skipped": "fitted already", "space_id": "space-1"}
+
+
+def test_a_space_in_two_levels_says_how_far_to_reach(tmp_path):
+    """Of its cells, so that whoever assigns later finds as many nearest centroids; without iterations too."""
+    context = warehouse(tmp_path, 4_000, 4_000, n_interests=60, n_iterations=0)
+    context = replace(context, config=replace(context.config, interests=replace(context.config.interests, backend="two-level")))
+    report = interests.run(context)
+    info = context.store.artifact_info("spaces", "space-1")
+    assert 0 < info["n_probes"] < 1 <= info["n_cells"] and len(info["objective"]) == 1 and report["held_out_cosine"] > 0.9
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path):
