@@ -118,8 +118,8 @@ def airflow_environment(home: Path, port: int, database: str | None) -> dict[str
         "SPARK_LOCAL_IP": "127.0.0.1",
         "PYTHONUNBUFFERED": "1",
     }
-    if database:
-        told["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database
+    # SQLite lets one write at a time; on a busy machine five seconds, its usual patience, are too few.
+    told["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database or f"sqlite:///{home}/airflow.db?timeout=60"
     return {**os.environ, **told}
 
 

@@ -141,21 +141,31 @@ def read_rows(source: pa.NativeFile, group: pq.RowGroupMetaData, column: str, ro
 def read_group(source: pa.NativeFile, group: pq.RowGroupMetaData, column: str) -> np.ndarray | None:
     """All vectors of a row group, (n, width) float32; None if `pages_of` has not written them."""
     layout = _layout(group, column)
-    data = None if layout is None else source.read_at(layout.size, layout.start)
-    if data is None or not data.startswith(layout.first):
-        return None
-    matrix, rows_of_page = np.empty((layout.n_rows, layout.width), "<f4"), _rows_of_page(layout.width)
-    for start in range(0, layout.n_rows, rows_of_page):
-        page = matrix[start : start + rows_of_page]
-        place, head = int(layout.places(np.array([start]))[0]), _before_numbers(*page.shape)
-        if data[place - len(head) : place] != head:
-            return None
-        page.reshape(-1)[:] = np.frombuffer(data, "<f4", page.size, place)
+    return None if layout is None else _span(source, layout, 0, layout.n_rows)
+
+
+def _span(source: pa.NativeFile, layout: _Layout, start: int, stop: int) -> np.ndarray | None:
+    """Vectors of rows start:stop, (n, width) float32, with one read; None where a page does not begin as `pages_of` lets it begin."""
+    rows_of_page, width = _rows_of_page(layout.width), layout.width
+    first, last = layout.places(np.array([start, stop - 1])).tolist()
+    first = first if start else 0  # with the head of the first page
+    data = source.read_at(last + 4 * width - first, layout.start + first)
+    matrix, row = np.empty((stop - start, width), "<f4"), start
+    while row < stop:
+        end, place = min((row // rows_of_page + 1) * rows_of_page, stop), int(layout.places(np.array([row]))[0]) - first
+        if row % rows_of_page == 0 and (row > start or not start):  # its head is in what was read
+            head = _before_numbers(min(rows_of_page, layout.n_rows - row), width)
+            if data[place - len(head) : place] != head:
+                return None
+        part = matrix[row - start : end - start]
+        part.reshape(-1)[:] = np.frombuffer(data, "<f4", part.size, place)
+        row = end
     return matrix
 
 
 def read_batches(source: pa.NativeFile, columns: Sequence[str] | None, batch_rows: int, schema: pa.Schema | None = None) -> Iterator | None:
-    """The rows of a file with vectors in batches, row group by row group; None where there are none, or columns are not those of `schema`."""
+    """The rows of a file with vectors in batches, which are all that is in memory; None where there are no vectors, or columns are not those of
+    `schema`."""
     file = pq.ParquetFile(source)
     known = file.schema_arrow
     names = list(columns or (schema or known).names)
@@ -170,17 +180,24 @@ def _batches(file: pq.ParquetFile, source: pa.NativeFile, names: list[str], vect
     wanted = pa.schema([file.schema_arrow.field(name) for name in names])
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        matrices = {name: matrix for name in vectors if (matrix := read_group(source, group, name)) is not None}
-        others = file.read_row_group(number, columns=[name for name in names if name not in matrices], use_threads=False)
-        columns = []
-        for name in names:
-            if name not in matrices:
-                columns.append(others.column(name))
-                continue
-            n_rows, width = matrices[name].shape
-            offsets = pa.array(np.arange(n_rows + 1, dtype=np.int32) * np.int32(width))
-            columns.append(pa.ListArray.from_arrays(offsets, pa.array(matrices[name].reshape(-1)), type=wanted.field(name).type))
-        yield from pa.Table.from_arrays(columns, schema=wanted).to_batches(max_chunksize=batch_rows)
+        layouts = {name: layout for name in vectors if (layout := _layout(group, name)) is not None}
+        decoded = file.read_row_group(number, columns=[name for name in names if name not in layouts], use_threads=False)
+        for start in range(0, group.num_rows, batch_rows):
+            stop = min(start + batch_rows, group.num_rows)
+            matrices = {name: _span(source, layout, start, stop) for name, layout in layouts.items()}
+            if others := [name for name, matrix in matrices.items() if matrix is None]:  # somebody else's pages, of the same length
+                layouts = {name: layout for name, layout in layouts.items() if name not in others}
+                read = file.read_row_group(number, columns=others, use_threads=False)
+                for name in others:
+                    decoded = decoded.append_column(wanted.field(name), read.column(name))
+            columns = [_list_array(matrices[name], wanted.field(name).type) if name in layouts else decoded.column(name).slice(start, stop - start)
+                       for name in names]
+            yield from pa.Table.from_arrays(columns, schema=wanted).combine_chunks().to_batches()
+
+
+def _list_array(matrix: np.ndarray, kind: pa.DataType) -> pa.ListArray:
+    offsets = pa.array(np.arange(len(matrix) + 1, dtype=np.int32) * np.int32(matrix.shape[1]))
+    return pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1)), type=kind)
 
 
 def _rows_of_page(width: int) -> int:

@@ -71,7 +71,7 @@ SMALL = {
         {"--vectors 1000000": "--vectors 3000", "--clusters 100000": "--clusters 50", "--vectors 50000": "--vectors 3000",
          "--clusters 5000": "--clusters 50"},
         kept=("--peers superkmeans superkmeans-refined",),
-        rows=("lurm two-level", "lurm two-level, the start alone", "8", "16", "32", "all, faiss exact")),
+        rows=("lurm two-level", "lurm two-level, no iterations", "8", "16", "32", "all, faiss exact")),
     "benchmarks/bag.py": Small(added="--interests 500 --rows 200", rows=("lurm", "lurm, torch", "ten bags", "wide table", "float32 product:")),
     "benchmarks/embedding.py": Small(
         {"--active 0.33": "--active 0.33"}, added="--users 4 --months 12 --interests 500",

@@ -144,3 +144,24 @@ def test_lists_of_several_lengths_are_not_taken_for_vectors():
     lists = pa.array([[1.0] * 32, [1.0] * 16, [1.0] * 24], pa.list_(pa.float32()))
     source = pa.BufferReader(whole(pa.table({"embedding": lists})))
     assert read_rows(source, pq.ParquetFile(source).metadata.row_group(0), "embedding", np.array([1])) is None
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 205, 1_000])
+def test_batches_that_begin_in_the_middle_of_a_page(batch_rows):
+    """A page holds 204 vectors of 1,280 numbers; each batch is one read of its own numbers."""
+    vectors = random(500, 1_280)
+    source = pa.BufferReader(whole(table_of(vectors), 450))
+    read = [batch.column("embedding").flatten().to_numpy() for batch in read_batches(source, ["embedding"], batch_rows)]
+    assert max(map(len, read)) <= batch_rows * 1_280
+    assert np.array_equal(np.concatenate(read).reshape(500, 1_280), vectors)
+
+
+def test_a_page_of_somebody_else_is_left_to_pyarrow():
+    """Of the same length, but what stands before the numbers of the second page is not ours."""
+    vectors = random(300, 1_280)
+    data = bytearray(whole(table_of(vectors)))
+    second = data.index(vectors[204].tobytes())
+    data[second - 1] ^= 1  # the last byte of its levels
+    group = pq.ParquetFile(pa.BufferReader(bytes(data))).metadata.row_group(0)
+    assert read_group(pa.BufferReader(bytes(data)), group, "embedding") is None
+    assert read_group(pa.BufferReader(whole(table_of(vectors))), group, "embedding") is not None

@@ -30,9 +30,7 @@ from lurm.erasing.traces import scan
 from lurm.errors import MissingInputError, StoreError
 from lurm.garbage import find_garbage, vacuum
 from lurm.lease import TABLE, holding_now, lease
-from lurm.manifest import DataFile, Snapshot
 from lurm.releases import releases, rollback
-from lurm.schema import EVENTS
 from lurm.store import Store
 from spark_jobs.tables import _chunks
 
@@ -129,10 +127,10 @@ def released_rows(store: Store) -> dict[int, dict[str, bytes]]:
 def test_small_files_share_a_task():
     """A start costs more than a small file; every file is read once, in order, and a large one alone."""
     sizes = [10] * 50 + [200 << 20] + [10] * 3
-    files = tuple(DataFile(f"{number}.parquet", size, 1, "", {"month": "2020-01"}) for number, size in enumerate(sizes))
-    chunks = _chunks(Snapshot(EVENTS, 1, files, "root"), 4)
-    assert [uri for chunk in chunks for uri, _ in chunk] == [f"root/{file.path}" for file in files] and len(chunks) == 2
-    assert len(_chunks(Snapshot(EVENTS, 1, files[:50], "root"), 4)) == 4 and len(_chunks(Snapshot(EVENTS, 1, files[:1], "root"), 4)) == 1
+    names = [f"{number}.parquet" for number in range(len(sizes))]
+    chunks = _chunks(names, sizes, 4)
+    assert [name for chunk in chunks for name in chunk] == names and len(chunks) == 2
+    assert len(_chunks(names[:50], sizes[:50], 4)) == 4 and len(_chunks(names[:1], sizes[:1], 4)) == 1
 
 
 def test_sizes_of_many_objects_come_in_the_order_asked(store):

@@ -116,9 +116,9 @@ class Lurm:
 class SoftSMEN(SMEN):
     """SMEN whose bags count thousandths of an event."""
 
-    def forward(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, months: SparseBags | None, years: SparseBags | None, *known) -> torch.Tensor:
         events = [None if bags is None else dataclasses.replace(bags, counts=bags.counts / SOFT_UNIT) for bags in (months, years)]
-        return super().forward(*events, alpha)
+        return super().forward(*events, *known)
 
 
 def widened(centroids: np.ndarray, dim: int, seed: int) -> np.ndarray:
