@@ -82,10 +82,12 @@ SMALL = {
         added="--interests 200 --months 12 --set smen.batch_size=32 encoder.dim=16 smen.dim=16 smen.n_anchors=2 smen.shuffle_users=100",
         rows=tuple(f"300  {name}" for name in ("loader alone", "steps alone", "the same, torch", "steps with loader", "plain, alone"))),
     "benchmarks/bags_from_events.py": Small(
-        {"--events 200000": "--events 20000", "--worlds even user": "--worlds user", "--memory-gb 2": "--memory-gb 1"},
+        {"--events 200000": "--events 20000", "--events 1000000 10000000": "--events 20000", "--worlds even user interest": "--worlds user",
+         "--worlds even user": "--worlds user", "--memory-gb 2": "--memory-gb 1"},
         added="--interests 50 --threads 1", rows=("user",)),
     "benchmarks/table.py": Small(
-        {"--users 10000": "--users 200", "--table 40000": "--table 400"}, added="--dim 8",
+        {"--users 10000": "--users 200", "--users 20000": "--users 200", "--table 40000": "--table 400", "--table 1000000": "--table 400"},
+        added="--dim 8",
         rows=("lurm.staging.stage_table", "the file, into numpy", "float32", "int8, as a dictionary", "lurm.open_table(...).vectors",
               "DuckDB, semi join")),
     "benchmarks/start.py": Small({"--runs 3": "--runs 1"}, added="--users 20", rows=(

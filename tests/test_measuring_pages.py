@@ -54,7 +54,8 @@ MADE_SMALL = ["README.md", *(page for page, tests in TESTED_BY.items() if HERE i
 # Blocks of benchmarks, on whatever page; and what makes one take long, which then only `make test-long` runs: Spark in processes of their own,
 # two worlds, a browser.
 MEASURED = [(page, place) for page in TESTED_BY for place, block in enumerate(blocks_of(page)) if any("benchmarks/" in line for line in block)]
-LONG = ("benchmarks/stages.py", "benchmarks/daily.py", "benchmarks/backfill.py", "benchmarks/large.py", "benchmarks/map.py", "--users 10000 100000")
+LONG = ("benchmarks/stages.py", "benchmarks/daily.py", "benchmarks/backfill.py", "benchmarks/large.py", "benchmarks/map.py", "benchmarks/start.py",
+        "benchmarks/bags_from_events.py", "--users 10000 100000")
 IN_PROCESS = {"benchmarks/stages.py", "benchmarks/daily.py"}  # they use the session that runs already
 KINDS = {"bash", "python", "python spark", "python feast", "toml", "text"}
 
