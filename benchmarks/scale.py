@@ -223,7 +223,7 @@ def main() -> None:
         ("efficiency", 0.7, "of a core's rate on many machines; assumed"), ("price-core", 0.05, "an hour"), ("price-gpu", 4.0, "an hour"),
         ("price-tb", 23.0, "a month"), ("users-per-bucket", 5e4, ""), ("ms-request", 10, "of the object store; assumed"),
         ("bytes-event", 15.0, "stored"), ("bytes-bag-row", 20.0, "stored"),
-        ("bytes-bag-cell", 4.0, "stored"), ("shuffle-ingest", 30.0, "bytes an event"), ("shuffle-pairs", 61.0, "bytes an event"),
+        ("bytes-bag-cell", 4.0, "stored"), ("shuffle-ingest", 32.0, "bytes an event"), ("shuffle-pairs", 46.0, "bytes an event"),
         ("shuffle-bags", 52.0, "bytes an event"),
     ):
         parser.add_argument(f"--{name}", type=float, default=default, help=f"{told} (default {default:g})".strip())

@@ -18,7 +18,7 @@ from small_pipeline import STAGE_NAMES, make_context, run, source_overrides
 from lurm.pipeline import BY_NAME, SPARK
 from lurm.synthetic import WorldSettings, write_world
 
-pytestmark = [pytest.mark.slow, pytest.mark.long]
+pytestmark = pytest.mark.slow
 AS_OF = "2020-07-01"
 SPARK_STAGES = [name for name in STAGE_NAMES if BY_NAME[name].engine == SPARK]
 FETCHING = [(DataFrame, name) for name in ("collect", "toPandas", "toArrow", "toLocalIterator", "take", "tail", "head", "first")]
