@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from lurm.bag_of_interests import Lives
 from lurm.schema import MONTH, YEAR
+from lurm.smen.activity_traces import fading
 from lurm.smen.compiled import without_loops
 from lurm.smen.inference import embed
 from lurm.smen.model import SMEN
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    smen = SMEN(options.interests, options.anchors, options.dim, memory=True).requires_grad_(False)
+    smen = SMEN(options.interests, options.anchors, options.dim, memory=True, activity=True).requires_grad_(False)
     smen.memory.normal_(generator=torch.Generator().manual_seed(1))
     rng = np.random.default_rng(0)
 
@@ -61,7 +62,7 @@ def main() -> None:
     months, years = lives(options.users, options.months, FIRST_MONTH, options.active), lives(options.users, n_years, FIRST_MONTH // 12)
     n_daily = 4 * options.users
     last = {MONTH: lives(n_daily, 1, 0), YEAR: lives(n_daily, 1, 0)}
-    widths = {scale: smen.n_recurrent * options.dim + options.dim * (scale == smen.memory_scale) for scale in last}
+    widths = {scale: smen.n_recurrent * options.dim + smen.n_sums(scale) for scale in last}
     states = {scale: (rng.standard_normal((n_daily, width)) * 0.3).astype(np.float32) for scale, width in widths.items()}
     alpha, info = smen.anchor_weights(torch.arange(options.interests)), {"grid_start": FIRST_MONTH, "year_blocks": "calendar"}
 
@@ -142,7 +143,7 @@ def _plain(smen: SMEN, months: Lives, years: Lives, n_months: int, n_years: int)
     """Every period of the grid, 256 users at a time."""
     alpha, parts = smen.anchor_weights(torch.arange(smen.n_interests)), []
     for start in range(0, months.n_users, 256):
-        users, states = np.arange(start, min(start + 256, months.n_users)), {}
+        users, states, sums = np.arange(start, min(start + 256, months.n_users)), {}, {}
         for scale, lives, n_periods, first in (
             (MONTH, months.take(users), n_months, FIRST_MONTH), (YEAR, years.take(users), n_years, FIRST_MONTH // 12)
         ):
@@ -157,8 +158,13 @@ def _plain(smen: SMEN, months: Lives, years: Lives, n_months: int, n_years: int)
             states[scale] = smen.gru(grid.reshape(-1, n_periods, smen.dim))[1][0].view(len(users), smen.n_recurrent, smen.dim)
             if scale == smen.memory_scale:
                 rows = functional.embedding_bag(interests, smen.memory, starts, mode="sum", per_sample_weights=values)
-                memory = torch.zeros(len(users), smen.dim).index_add_(0, cells // n_periods, rows)
-        parts.append(smen.with_memory(smen.fuse(states), memory).flatten(1).numpy())
+                sums[scale] = torch.zeros(len(users), rows.shape[1]).index_add_(0, cells // n_periods, rows)
+            else:
+                events = torch.zeros(len(users) * n_periods)
+                events[cells] = torch.from_numpy(np.add.reduceat(lives.counts, lives.offsets[:-1])).float()
+                left = fading(scale)[:, None] ** torch.arange(n_periods - 1, -1, -1)  # (half-lives, periods)
+                sums[scale] = torch.cat([each.view(len(users), n_periods) @ left.T for each in (torch.log1p(events), (events > 0).float())], dim=1)
+        parts.append(smen.with_memory(smen.fuse(states), sums).flatten(1).numpy())
     return np.concatenate(parts)
 
 

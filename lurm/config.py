@@ -124,6 +124,7 @@ class SmenSettings:
     year_blocks: str = "calendar"  # calendar: years as in the calendar; rolling: twelve months counted back from the end of the window
     shared_gru: bool = True  # one GRU for both scales; anchors always share
     memory: bool = True  # the last anchor holds what a whole life adds up to; false: all anchors are the paper's (docs/decisions.md)
+    activity: bool = True  # the last ten numbers of the memory say how often and how recently; false: all are of interests
     start_from_centroids: bool = True  # We starts at the interests' centroids (docs/decisions.md)
     temperature: float = 0.1
     learning_rate: float = 1e-3

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lurm.checks import BY_SECTION, SEVERITIES, Check
 from lurm.errors import ConfigError
+from lurm.periods import HALF_LIVES
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,10 @@ def check_limits(tree: Mapping) -> None:
         raise ConfigError(f"Setting 'smen.memory' expects smen.n_anchors of at least 2, one of them the memory, got {tree['smen']['n_anchors']}; "
                           "give more anchors or set smen.memory=false.")
     encoder_dim, smen_dim = tree["encoder"]["dim"], tree["smen"]["dim"]
+    n_traces = 2 * len(HALF_LIVES)
+    if tree["smen"]["memory"] and tree["smen"]["activity"] and smen_dim <= n_traces:
+        raise ConfigError(f"Setting 'smen.activity' expects smen.dim above {n_traces}, the numbers that it takes of the memory, got {smen_dim}; "
+                          "make smen.dim larger or set smen.activity=false.")
     if tree["smen"]["start_from_centroids"] and encoder_dim != smen_dim:
         raise ConfigError(
             f"Setting 'smen.start_from_centroids' expects encoder.dim and smen.dim to be equal, got {encoder_dim} and {smen_dim}; make them equal "

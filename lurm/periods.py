@@ -8,6 +8,8 @@ from datetime import date
 
 from lurm.errors import ConfigError
 
+HALF_LIVES = (1.0, 3.0, 6.0, 12.0, float("inf"))  # months, in which what is said of activity fades (lurm.smen.activity_traces)
+
 
 def parse_as_of(text: str) -> str:
     """Check a date; events before its midnight in UTC may be used. Raises ConfigError for anything but YYYY-MM-DD."""

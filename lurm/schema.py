@@ -166,7 +166,7 @@ USER_STATES = Table(
     pa.schema([
         ("user_id", pa.string()),
         ("month_state", pa.list_(pa.float32())),  # recurrent anchors x H, after the last month before `until`; empty without that scale
-        ("year_state", pa.list_(pa.float32())),  # the same after the last calendar year before that of `until`, then the memory's sum (H,)
+        ("year_state", pa.list_(pa.float32())),  # the same after the last calendar year before that of `until`, then the memory's sum
         ("n_events", pa.int64()),
         ("n_active_months", pa.int32()),
         ("first_event_at", TIMESTAMP),

@@ -11,7 +11,8 @@ In: a trained model and one user's monthly life. Out: `Explanation`, numbers tha
    the error of the quadrature, which is told (`gap`). The gradient of a period is then applied to the v_j of step 1.
 
 The memory, where the model has one, is a sum over its periods brought to one length: its parts are exact, each being what the interest adds to the
-sum, along its direction and by the factor that brings the whole sum to that length.
+sum, along its direction and by the factor that brings the whole sum to that length. So are those of its activity traces, sums over periods too:
+what a period adds is shared among its interests by their events.
 
 `without` answers another question by computing the vector again: how much shorter the anchor's part would be, along its own direction,
 had the user never touched the interest. Interests help and replace each other, so these numbers need not add up.
@@ -26,6 +27,7 @@ import torch
 from lurm.bag_of_interests import Lives, concatenate
 from lurm.periods import month_name
 from lurm.schema import MONTH
+from lurm.smen.activity_traces import N_TRACES, fading, of_rows
 from lurm.smen.batches import CALENDAR, SparseBags, month_bags, year_bags
 from lurm.smen.inference import embed
 from lurm.smen.model import SMEN
@@ -85,10 +87,8 @@ def explain(smen: SMEN, info: dict, life: Lives, end_month: int, n_removed: int 
     with torch.no_grad():
         inputs = {scale: smen.bag_embedding(of_scale, alpha).float() for scale, of_scale in bags.items()}
         vector, silent = _forward(smen, inputs, bags), _forward(smen, {scale: torch.zeros_like(r) for scale, r in inputs.items()}, bags)
-        if smen.memory_scale:
-            memory = smen.memory_sums(bags[smen.memory_scale])
-            vector = smen.with_memory(vector[None], memory)[0]
-            silent = torch.cat([silent, torch.zeros_like(memory)])
+        vector = smen.with_memory(vector[None], {scale: smen.sums_of(scale, bags[scale]) for scale in smen.scales})[0]
+        silent = torch.cat([silent, torch.zeros_like(vector[smen.n_recurrent :])])
     norms = vector.norm(dim=1)
     direction = torch.where(norms[:, None] > 0, vector / norms[:, None].clamp_min(1e-30), torch.zeros_like(vector))  # (M, H)
     gradients = _mean_gradients(smen, inputs, bags, direction[: smen.n_recurrent])
@@ -168,9 +168,10 @@ def _cells(smen: SMEN, alpha: torch.Tensor, bags: SparseBags, inputs: torch.Tens
 
 
 def _with_memory(smen: SMEN, cells: tuple, bags: SparseBags, interests: np.ndarray, direction: torch.Tensor, scale: str) -> tuple:
-    """`_cells` with one row more: the parts of the memory, zero at the other scale."""
+    """`_cells` with one row more: the parts of the memory; `within` is of its directions alone, which one scale has."""
     counts, over_time, within = cells
     whole, own = np.zeros((2, *counts.shape))
+    of_interests = direction[: smen.memory.shape[1]].double()
     if scale == smen.memory_scale:
         factor = float(smen.memory_length) / max(float(smen.memory_sums(bags).double().norm()), 1e-12)
         rows = torch.nn.functional.normalize(smen.memory_of_rows(bags).double(), dim=1)
@@ -178,7 +179,12 @@ def _with_memory(smen: SMEN, cells: tuple, bags: SparseBags, interests: np.ndarr
             chosen = bags.interest_ids[start:stop]
             adds = smen.memory[chosen].double() * torch.log1p(bags.counts[start:stop].double())[:, None]
             places = np.searchsorted(interests, chosen.numpy())
-            whole[row, places], own[row, places] = (adds @ direction.double()).numpy() * factor, (adds @ rows[row]).numpy()
+            whole[row, places], own[row, places] = (adds @ of_interests).numpy() * factor, (adds @ rows[row]).numpy()
+    if scale == smen.activity_scale:
+        towards = (direction[-N_TRACES:] * smen.activity_weights).double().view(2, -1)
+        left = fading(scale).double() ** (bags.n_steps[bags.users] - 1 - bags.steps)[:, None]  # of what each row has added
+        added = (of_rows(bags).double() @ towards * left).sum(dim=1).numpy()
+        whole += added[:, None] * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return counts, np.concatenate([over_time, whole[None]]), np.concatenate([within, own[None]])
 
 

@@ -112,7 +112,8 @@ def fit_smen(
 def build(n_interests: int, settings: SmenSettings, seed: int, centroids: np.ndarray | None = None) -> tuple[SMEN, ProjectionHead]:
     """Encoder and head with their first weights."""
     sparse = {"on": True, "off": False}.get(settings.sparse_gradients, n_interests > SPARSE_ABOVE)
-    smen = SMEN(n_interests, settings.n_anchors, settings.dim, tuple(settings.scales.split("+")), settings.shared_gru, sparse, settings.memory)
+    smen = SMEN(n_interests, settings.n_anchors, settings.dim, tuple(settings.scales.split("+")), settings.shared_gru, sparse, settings.memory,
+                settings.memory and settings.activity)  # fmt: skip
     head = ProjectionHead(smen.n_recurrent, settings.dim)
     generator = torch.Generator().manual_seed(seed)
     usable = settings.start_from_centroids and centroids is not None and centroids.shape == (n_interests, settings.dim)

@@ -25,14 +25,15 @@ PERIODS_PER_BATCH = {"cpu": 4_096, "cuda": 131_072}
 def save_model(directory: Path, smen: SMEN, info: dict) -> None:
     """Write the weights and `info`: grid_start and year_blocks, plus whatever names the model (model_id, space_id, encoder_id, ...)."""
     shape = {name: getattr(smen, name) for name in ("n_interests", "n_anchors", "dim", "shared_gru")}
-    shape |= {"scales": list(smen.scales), "memory": smen.memory_scale is not None}
+    shape |= {"scales": list(smen.scales), "memory": smen.memory_scale is not None, "activity": smen.activity_scale is not None}
     save_tensors(directory, smen.state_dict(), info | shape)
 
 
 def load_model(directory: Path) -> tuple[SMEN, dict]:
     """The encoder in eval mode on the CPU, and its info; raises StoreError when the files are damaged."""
     tensors, info = load_tensors(directory)
-    smen = SMEN(info["n_interests"], info["n_anchors"], info["dim"], tuple(info["scales"]), info["shared_gru"], memory=info.get("memory", False))
+    parts = {name: info.get(name, False) for name in ("memory", "activity")}
+    smen = SMEN(info["n_interests"], info["n_anchors"], info["dim"], tuple(info["scales"]), info["shared_gru"], **parts)
     smen.load_state_dict(tensors)
     return smen.eval().requires_grad_(False), info
 

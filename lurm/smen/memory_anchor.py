@@ -1,6 +1,6 @@
 """The memory anchor: the principal directions of whole lives, found once a model, without a gradient.
 
-In: a trained SMEN and lives of users. Out: its `memory` Wm (D, H) and `memory_length`, filled in place.
+In: a trained SMEN and lives of users. Out: its `memory` Wm (D, H), `memory_length` and `activity_weights`, filled in place.
 
 A recurrence prefers what is recent; what somebody has always done fades in it. So one anchor keeps the whole life as the plain bag does, in the H
 directions in which lives differ most:
@@ -9,6 +9,9 @@ directions in which lives differ most:
 
 V (D, H): right singular vectors of the users' x, each of length 1. A sum over years can go on from a kept state. The length makes the memory
 differ between users as much as all recurrent anchors together do, so that neither drowns the other in a distance.
+
+Where the model has activity traces (lurm.smen.activity_traces), the memory has so many directions fewer, and each trace a weight that makes it differ
+between users as much as every other trace: all of them together ACTIVITY_SHARE as much as everything else.
 """
 
 import logging
@@ -28,6 +31,7 @@ from lurm.smen.model import SMEN
 log = logging.getLogger("lurm")
 MOST_USERS = 200_000  # whose lives are looked at; their sums lie in memory, some hundred numbers each
 MEASURED_USERS = 2_048
+ACTIVITY_SHARE = 0.2
 
 
 def fit_memory(smen: SMEN, chunks: Iterable[Lives], year_blocks: str, grid_start: int, seed: int) -> None:
@@ -42,15 +46,21 @@ def fit_memory(smen: SMEN, chunks: Iterable[Lives], year_blocks: str, grid_start
             n_measured += measured[-1].n_users
         if n_users >= MOST_USERS:
             break
-    weights = directions_of_lives(scipy.sparse.vstack(parts, format="csr"), smen.dim, seed)
+    n_directions = smen.memory.shape[1]
+    weights = directions_of_lives(scipy.sparse.vstack(parts, format="csr"), n_directions, seed)
     smen.memory.copy_(torch.from_numpy(weights))
     smen.memory_length.fill_(1.0)
+    if smen.activity_scale:
+        smen.activity_weights.fill_(1.0)
     sample = concatenate(measured)
     vectors = embed(smen, {"grid_start": grid_start, "year_blocks": year_blocks}, sample, None, int(sample.periods.max()) + 1,
                     device=smen.memory.device)  # fmt: skip
     spread = vectors.var(axis=0, dtype=np.float64)
-    recurrent, memory = spread[: smen.n_recurrent * smen.dim].sum(), spread[smen.n_recurrent * smen.dim :].sum()
-    smen.memory_length.fill_(float(np.sqrt(recurrent / memory)) if memory > 0 else 1.0)
+    recurrent, memory, traces = np.split(spread, np.cumsum([smen.n_recurrent * smen.dim, n_directions]))
+    smen.memory_length.fill_(float(np.sqrt(recurrent.sum() / memory.sum())) if memory.any() else 1.0)
+    if smen.activity_scale:
+        wanted = ACTIVITY_SHARE * (1 + memory.any()) * recurrent.sum() / len(traces)
+        smen.activity_weights.copy_(torch.from_numpy(np.sqrt(wanted / np.where(traces > 0, traces, np.inf))))
     log.info("memory: %d directions of %d lives", np.count_nonzero(weights.any(axis=0)), n_users)
 
 

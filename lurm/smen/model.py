@@ -12,6 +12,8 @@ With `memory` the last of the M anchors is no recurrence but what a whole life a
 (`lurm.smen.memory_anchor`); the paper has no such anchor (docs/decisions.md says what it is good for):
 
     m = sum over years of sum_j log1p(count_j) Wm_j,   r̃^M = length * m / |m|
+
+With `activity` the last N_TRACES numbers of the memory are activity traces instead (`lurm.smen.activity_traces`), each times its own weight.
 """
 
 import torch
@@ -19,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from lurm.schema import MONTH, SCALES, YEAR
+from lurm.smen.activity_traces import N_TRACES, traces_after, traces_of
 from lurm.smen.batches import SparseBags
 from lurm.smen.frozen_bags import frozen_bags
 from lurm.smen.recurrence import last_states_packed, pack, whole_vectors
@@ -29,7 +32,8 @@ Tables = dict[str, torch.Tensor]  # one for each scale
 class SMEN(nn.Module):
     """The encoder. D interests, M anchors, width H; one GRU for all anchors and, unless told otherwise, for both scales.
 
-    n_recurrent of the anchors are the paper's; with `memory` the last one is the memory, whose weights Wm (D, H) no gradient touches.
+    n_recurrent of the anchors are the paper's; with `memory` the last one is the memory, whose weights Wm (D, H), or with `activity`
+    (D, H - N_TRACES), no gradient touches. Raises ValueError for activity without a memory or in a vector too short for it.
     """
 
     def __init__(
@@ -41,16 +45,22 @@ class SMEN(nn.Module):
         shared_gru: bool = True,
         sparse: bool = False,
         memory: bool = False,
+        activity: bool = False,
     ):
+        if activity and (not memory or dim <= N_TRACES):
+            raise ValueError(f"Expected a memory of more than {N_TRACES} numbers for activity, got memory={memory}, dim={dim}.")
         super().__init__()
         self.n_interests, self.n_anchors, self.dim, self.scales, self.shared_gru = n_interests, n_anchors, dim, tuple(scales), shared_gru
         self.n_recurrent = n_anchors - memory
         self.memory_scale = (YEAR if YEAR in self.scales else MONTH) if memory else None
+        self.activity_scale = (MONTH if MONTH in self.scales else YEAR) if activity else None
         self.interest_embedding = nn.Embedding(n_interests, dim, sparse=sparse)  # We (D, H)
         self.anchors = nn.Parameter(torch.empty(self.n_recurrent, dim))  # Wa (M, H), or (M - 1, H) beside a memory
         if memory:
-            self.register_buffer("memory", torch.zeros(n_interests, dim))  # Wm (D, H)
+            self.register_buffer("memory", torch.zeros(n_interests, dim - N_TRACES * activity))  # Wm
             self.register_buffer("memory_length", torch.ones(()))
+        if activity:
+            self.register_buffer("activity_weights", torch.ones(N_TRACES))
         self.key_projection = nn.Linear(dim, dim, bias=False)  # Wb (H, H)
         self.gru = nn.GRU(dim, dim, batch_first=True)
         if len(self.scales) == 2:
@@ -64,9 +74,8 @@ class SMEN(nn.Module):
         """User embeddings (B, M, H). What is the same for all users may be given by who has it already: `alpha` (D, n_recurrent), the table of
         anchor weights, and `silent`, for each scale the states after 0, 1, .. silent periods, as many as a grid can begin with."""
         recurrent = self.recurrent(months, years, alpha, silent)
-        if self.memory_scale is None:
-            return recurrent
-        return self.with_memory(recurrent, self.memory_sums(years if self.memory_scale == YEAR else months))
+        bags = {MONTH: months, YEAR: years}
+        return self.with_memory(recurrent, {scale: self.sums_of(scale, bags[scale]) for scale in self.scales})
 
     def recurrent(self, months: SparseBags | None, years: SparseBags | None, alpha: torch.Tensor | None = None,
                   silent: Tables | None = None) -> torch.Tensor:  # fmt: skip
@@ -79,19 +88,42 @@ class SMEN(nn.Module):
                 states[scale] = last_states_packed(self.gru_of(scale), inputs, packing, silent[scale] if silent else None)
         return self.fuse(states)
 
+    def n_sums(self, scale: str) -> int:
+        """Numbers of a user that the memory adds up over the periods of a scale, beside the recurrence: m, traces, both or none."""
+        return (self.memory.shape[1] if scale == self.memory_scale else 0) + (N_TRACES if scale == self.activity_scale else 0)
+
+    def sums_of(self, scale: str, bags: SparseBags) -> torch.Tensor:
+        """(B, n_sums) of whole lives: m, then the traces."""
+        parts = [self.memory_sums(bags)] if scale == self.memory_scale else []
+        parts += [traces_of(bags, scale)] if scale == self.activity_scale else []
+        return torch.cat(parts, dim=1) if parts else self.anchors.new_zeros(len(bags.n_steps), 0)
+
+    def sums_after(self, scale: str, before: torch.Tensor, bags: SparseBags) -> torch.Tensor:
+        """(B, n_sums) after one more period, which `bags` hold, from what they were before it."""
+        width = self.memory.shape[1] if scale == self.memory_scale else 0
+        parts = [before[:, :width] + self.memory_sums(bags)] if width else []
+        parts += [traces_after(before[:, width:], bags, scale)] if scale == self.activity_scale else []
+        return torch.cat(parts, dim=1) if parts else before
+
     def memory_sums(self, bags: SparseBags) -> torch.Tensor:
-        """m (B, H) of the users of a batch: the sum of their rows, oldest first."""
+        """m (B, width of Wm) of the users of a batch: the sum of their rows, oldest first."""
         rows = self.memory_of_rows(bags)
-        return rows.new_zeros(len(bags.n_steps), self.dim).index_add_(0, bags.users, rows)
+        return rows.new_zeros(len(bags.n_steps), rows.shape[1]).index_add_(0, bags.users, rows)
 
     def memory_of_rows(self, bags: SparseBags) -> torch.Tensor:
-        """(R, H): what each row adds to m."""
+        """(R, width of Wm): what each row adds to m."""
         return functional.embedding_bag(bags.interest_ids, self.memory, bags.offsets, mode="sum", per_sample_weights=torch.log1p(bags.counts),
                                         include_last_offset=True)  # fmt: skip
 
-    def with_memory(self, recurrent: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-        """(B, M, H) from the paper's anchors and m (B, H): a direction of one length for everybody, zero for who has done nothing."""
-        return torch.cat([recurrent, (functional.normalize(sums, dim=1) * self.memory_length)[:, None]], dim=1)
+    def with_memory(self, recurrent: torch.Tensor, sums: Tables) -> torch.Tensor:
+        """(B, M, H) from the paper's anchors and the sums of each scale (B, n_sums): m becomes a direction of one length for everybody, zero
+        for who has done nothing."""
+        if self.memory_scale is None:
+            return recurrent
+        parts = [functional.normalize(sums[self.memory_scale][:, : self.memory.shape[1]], dim=1) * self.memory_length]
+        if self.activity_scale:
+            parts.append(sums[self.activity_scale][:, -N_TRACES:] * self.activity_weights)
+        return torch.cat([recurrent, torch.cat(parts, dim=1)[:, None]], dim=1)
 
     def gru_of(self, scale: str) -> nn.GRU:
         return self.gru if self.shared_gru or scale == MONTH or len(self.scales) == 1 else self.year_gru

@@ -6,8 +6,8 @@ Three steps replace the recurrence over a whole life: `fold` gives the state of 
 period, `finish` takes it over the open month and the open year and fuses them into the embedding. The result is that of
 `lurm.smen.inference.embed`, to the bit where products of matrices do not depend on the number of their rows (see recurrence._product).
 
-Shapes: B users, R recurrent anchors, H width; a state is (B, R x H) float32, one for each scale of the model. Where the model has a memory, its sum
-over closed periods of its scale stands behind them: (B, R x H + H).
+Shapes: B users, R recurrent anchors, H width; a state is (B, R x H) float32, one for each scale of the model. What a memory adds up over the closed
+periods of a scale stands behind it: (B, R x H + n_sums).
 """
 
 import numpy as np
@@ -50,8 +50,7 @@ def _tables_of_silence(smen: SMEN, info: dict, until: str) -> Tables:
 
 def _silence(smen: SMEN, tables: Tables) -> States:
     rows = {scale: table[-1] for scale, table in tables.items()}
-    memory = {scale: row.new_zeros(smen.dim if scale == smen.memory_scale else 0) for scale, row in rows.items()}
-    return {scale: torch.cat([row.repeat(smen.n_recurrent), memory[scale]]).cpu().numpy() for scale, row in rows.items()}
+    return {scale: torch.cat([row.repeat(smen.n_recurrent), row.new_zeros(smen.n_sums(scale))]).cpu().numpy() for scale, row in rows.items()}
 
 
 @torch.no_grad()
@@ -90,9 +89,8 @@ def finish(smen: SMEN, states: States, last: dict[str, Lives], alpha: torch.Tens
     for users in _some_users(len(result), device):
         ends = {scale: _after(smen, scale, weights, states[scale][users], every.of_users(users.start, users.stop), alpha)
                 for scale, (every, weights) in bags.items()}  # fmt: skip
-        vectors = smen.fuse({scale: state[:, :width].reshape(shape) for scale, state in ends.items()})
-        if smen.memory_scale:
-            vectors = smen.with_memory(vectors, ends[smen.memory_scale][:, width:])
+        recurrent = smen.fuse({scale: state[:, :width].reshape(shape) for scale, state in ends.items()})
+        vectors = smen.with_memory(recurrent, {scale: state[:, width:] for scale, state in ends.items()})
         result[users] = vectors.flatten(1).cpu().numpy()
     return result
 
@@ -108,11 +106,11 @@ def _after(smen: SMEN, scale: str, weights: StepWeights, states: np.ndarray, bag
     start, width = torch.from_numpy(states).to(alpha.device), smen.n_recurrent * smen.dim
     before = start[:, :width].reshape(-1, smen.n_recurrent, smen.dim)
     after = next_states(weights, smen.bag_embedding(bags, alpha).float(), bags.users, before).view(-1, width)
-    return torch.cat([after, start[:, width:] + smen.memory_sums(bags)], dim=1) if scale == smen.memory_scale else after
+    return torch.cat([after, smen.sums_after(scale, start[:, width:], bags)], dim=1) if smen.n_sums(scale) else after
 
 
 def _last(smen: SMEN, scale: str, bags: SparseBags, alpha: torch.Tensor, silent: Tables) -> np.ndarray:
     packing = pack(bags)
     inputs = smen.bag_embedding(bags, alpha, packing.places)
     states = last_states_packed(smen.gru_of(scale), inputs, packing, silent[scale]).flatten(1)
-    return (torch.cat([states, smen.memory_sums(bags)], dim=1) if scale == smen.memory_scale else states).cpu().numpy()
+    return (torch.cat([states, smen.sums_of(scale, bags)], dim=1) if smen.n_sums(scale) else states).cpu().numpy()

@@ -156,3 +156,23 @@ def test_the_memory_is_taken_apart_exactly(small):
     direction = adds.sum(axis=0) / np.linalg.norm(adds.sum(axis=0))
     assert np.allclose(found.vector[-1], 3 * direction, atol=1e-5)
     assert np.allclose(found.of_interests()[-1], 3 * adds @ direction / np.linalg.norm(adds.sum(axis=0)), atol=1e-5)
+
+
+@pytest.mark.parametrize("scales", [("month", "year"), ("month",), ("year",)])
+def test_activity_is_taken_apart_exactly(scales):
+    """What a period adds to the traces is shared among its interests by their events; all parts together are the anchor's length."""
+    smen = SMEN(N_INTERESTS, 3, 16, scales=scales, memory=True, activity=True).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(5)
+    smen.memory.normal_(generator=generator)
+    smen.activity_weights.uniform_(0.5, 1.5, generator=generator)
+    info = {"grid_start": 590, "year_blocks": "calendar"}
+    life = add_counts(np.zeros(4, np.int64), np.array([592, 592, 600, 610]), np.array([1, 3, 3, 5]), np.array([2, 1, 4, 1]))
+    found = explain(smen, info, life, 611)
+    assert np.abs(found.gap).max() < 1e-5 and found.silence[-1] == 0
+    if scales != ("month", "year"):
+        return
+    # By hand, of February 2019's two interests with 2 and 1 events, 18 months before the end: 2 / 3 and 1 / 3 of what the month adds.
+    month = found.periods.index(("month", "2019-05"))
+    halves = np.array([0.5 ** (18 / half_life) for half_life in (1, 3, 6, 12, np.inf)])
+    added = np.concatenate([np.log(4) * halves, halves]) * smen.activity_weights.numpy() @ (found.vector[-1, -10:] / found.norms[-1])
+    np.testing.assert_allclose(found.contributions[-1, month, [0, 1]], added * np.array([2, 1]) / 3, rtol=1e-4)

@@ -15,7 +15,7 @@ from lurm.errors import CollapseError, InputError
 from lurm.smen.fitting import _optimizers, _prefetch, build, fit_smen, training_batches
 
 SETTINGS = SmenSettings(
-    n_anchors=3, dim=8, batch_size=16, max_steps=12, evaluate_every=4, checkpoint_every=4, patience=50, shuffle_users=64,
+    n_anchors=3, dim=8, activity=False, batch_size=16, max_steps=12, evaluate_every=4, checkpoint_every=4, patience=50, shuffle_users=64,
     device="cpu", learning_rate=0.01,
 )  # fmt: skip
 N_INTERESTS, GRID = 12, 600

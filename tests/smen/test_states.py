@@ -16,8 +16,8 @@ GRID = 600  # 2020-01
 INFO = {"grid_start": GRID, "year_blocks": "calendar", "scales": ["month", "year"]}
 
 
-def model(scales=(MONTH, YEAR), shared=True, memory=False) -> SMEN:
-    smen = SMEN(25, n_anchors=10, dim=16, scales=scales, shared_gru=shared, memory=memory)
+def model(scales=(MONTH, YEAR), shared=True, memory="") -> SMEN:
+    smen = SMEN(25, n_anchors=10, dim=16, scales=scales, shared_gru=shared, memory=bool(memory), activity=memory == "active")
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in smen.parameters():
@@ -25,6 +25,8 @@ def model(scales=(MONTH, YEAR), shared=True, memory=False) -> SMEN:
         if memory:
             smen.memory.normal_(generator=generator)
             smen.memory_length.fill_(2.5)
+        if smen.activity_scale:
+            smen.activity_weights.uniform_(0.5, 1.5, generator=generator)
     return smen.eval().requires_grad_(False)
 
 
@@ -61,7 +63,7 @@ def whole_and_cut(smen: SMEN, months: Lives, end: int) -> tuple[np.ndarray, np.n
 
 @pytest.mark.parametrize("end", [602, 611, 612, 613, 624, 636, 641])  # in the first year, at the ends of years and after them
 @pytest.mark.parametrize(("scales", "shared"), [((MONTH, YEAR), True), ((MONTH, YEAR), False), ((MONTH,), True), ((YEAR,), True)])
-@pytest.mark.parametrize("memory", [False, True])
+@pytest.mark.parametrize("memory", ["", "of interests", "active"])
 def test_a_life_cut_at_the_open_month_is_the_whole_life(end, scales, shared, memory):
     whole, cut_off = whole_and_cut(model(scales, shared, memory), random_lives(40), end)
     assert np.array_equal(whole, cut_off) and np.isfinite(whole).all()
@@ -79,7 +81,7 @@ def test_few_users_are_rounded_like_many(n_users):
 @pytest.mark.parametrize(("n_anchors", "dim"), [(3, 32), (2, 16), (4, 24)])
 def test_how_many_others_there_are_changes_nothing(n_anchors, dim):
     """Numbers of users that leave one over in a piece, few rows in a product, or numbers that fill no vector of the processor."""
-    smen, lives = SMEN(25, n_anchors=n_anchors, dim=dim, memory=True).eval().requires_grad_(False), random_lives(260)
+    smen, lives = SMEN(25, n_anchors=n_anchors, dim=dim, memory=True, activity=True).eval().requires_grad_(False), random_lives(260)
     smen.memory.normal_(generator=torch.Generator().manual_seed(3))
     everybody, _ = whole_and_cut(smen, lives, 636)
     for n_users in (1, 2, 3, 10, 127, 257):
@@ -103,8 +105,9 @@ def test_pieces_of_few_rows_are_rounded_like_many(at_once, n_anchors, monkeypatc
     assert np.array_equal(whole, together) and np.array_equal(whole, in_pieces) and np.array_equal(whole, again)
 
 
-def test_advancing_month_by_month_is_folding():
-    smen, lives = model(), random_lives(40)
+@pytest.mark.parametrize("memory", ["", "active"])
+def test_advancing_month_by_month_is_folding(memory):
+    smen, lives = model(memory=memory), random_lives(40)
     alpha = smen.anchor_weights(torch.arange(25))
     kept = fold(smen, INFO, between(lives, 0, 605), years_of(between(lives, 0, 600)), f"{month_name(605)}-01", alpha)
     for number in range(605, 640):

@@ -4,6 +4,7 @@ In: the shared interests and monthly bags of a history (lurm_foundation). Out: (
 otherwise. Users without an event are zeros; to the product they would be what the model says of silence.
 
   memory          the last anchor is the product's memory, which needs training, whole counts and an anchor beside it; false: all are the paper's
+  activity        the memory's last numbers say how often and how recently
   from_centroids  We starts at the centroids, as the product's does; false: at random, the paper's literal setting
   scales          month+year (eq. 7), month, year
   n_anchors, dim  1 x 128 and 1 x 1280 are the paper's one-anchor rows. Where dim is not the centroids' width, We starts at the centroids
@@ -53,7 +54,7 @@ class Lurm:
     def __init__(
         self, name: str, budget: Budget, seed: int, scales: str = "month+year", n_anchors: int = 10, dim: int = 128,
         n_interests: int | None = None, last_months: int | None = None, soft: bool = False, trained: bool = True,
-        memory: bool = True, from_centroids: bool = True,
+        memory: bool = True, activity: bool = True, from_centroids: bool = True,
     ):  # fmt: skip
         if memory and (soft or not trained or n_anchors < 2):
             raise ValueError(f"Expected memory=False for {name!r}: it is soft, not trained or of one anchor, and no memory is made for these.")
@@ -63,7 +64,7 @@ class Lurm:
         self.settings = SmenSettings(
             scales=scales, n_anchors=n_anchors, dim=dim, max_steps=budget.steps, batch_size=4 * budget.batch_size, evaluate_every=evaluate_every,
             patience=max(4, budget.steps // evaluate_every // 3), checkpoint_every=1_000_000, min_effective_rank=0.0,
-            memory=memory, start_from_centroids=from_centroids,
+            memory=memory, activity=activity, start_from_centroids=from_centroids,
         )  # fmt: skip
         self.details: dict = {}
 

@@ -54,6 +54,7 @@ for _interests in D_SWEEP:
     _add("lurm_bags", "Bag", f"lurm-bag-d{_interests}", n_interests=_interests)
 _add("lurm_bags", "Bag", "lurm-bag-soft", soft=True)
 _add("lurm_smen", "Lurm", "lurm")
+_add("lurm_smen", "Lurm", "lurm-memory", activity=False)  # a memory of interests alone
 _add("lurm_smen", "Lurm", "lurm-smen", memory=False)  # the paper's module, and below it the paper's ablations of it
 _add("lurm_smen", "Lurm", "lurm-literal", memory=False, from_centroids=False)
 _add("lurm_smen", "Lurm", "lurm-months", memory=False, scales="month")
