@@ -1,20 +1,26 @@
-"""Counts and recency: how much, how recently, how regularly, how broadly; alone, or under gradient boosting.
+"""Counts and recency: how much, how recently, how regularly, how broadly; alone, under gradient boosting, or beside another representation.
 
 In: the events of a user before the cut. Out: some thirty statistics of the whole life, and for the most frequent categories (items, where
 there are no categories) how often and how long ago. This is what most teams build first. `Counts` is the frozen row, every statistic
 standardised over the users of the history; `BoostedCounts` learns on the labels with scikit-learn's histogram gradient boosting, 10 % of the
-training users deciding when to stop.
+training users deciding when to stop. `fading_activity` is what LURM's own vector says of activity, for a baseline that is to know it too.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from scipy import sparse
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from lurm.evaluation.baselines.behaviours import DAY, Behaviours, behaviours_of, rows_for
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.own_task import item_tags
+from lurm.periods import end_month
+from lurm.schema import MONTH
+from lurm.smen.activity_traces import traces_of
+from lurm.smen.batches import SparseBags
+from lurm.smen.memory_anchor import ACTIVITY_SHARE
 
 RECENT_DAYS = (7, 30, 90, 180, 365)
 N_TAGS = 64
@@ -113,6 +119,22 @@ def tag_statistics(behaviours: Behaviours, n_tags: int) -> tuple[np.ndarray, np.
     columns = slim.indices[slim.indptr[behaviours.items[events]] + within]
     np.minimum.at(last, (owners[events], columns), days[events])
     return np.log1p(counts), np.log1p(last)
+
+
+def fading_activity(behaviours: Behaviours, as_of: str, spread: float) -> np.ndarray:
+    """(U, N_TRACES) float32: the traces of lurm.smen.activity_traces over months, each differing alike between users, all of them ACTIVITY_SHARE
+    as much as a representation beside them whose variances add up to `spread`."""
+    first, end = int(behaviours.months.min()), end_month(as_of)
+    months, counts = np.unique(behaviours.owners * (end - first) + behaviours.months - first, return_counts=True)
+    users, steps = np.divmod(months, end - first)
+    bags = SparseBags(
+        torch.zeros(len(months), dtype=torch.int64), torch.from_numpy(counts).float(), torch.arange(len(months) + 1), torch.from_numpy(users),
+        torch.from_numpy(steps), torch.full((len(behaviours.users),), end - first),
+    )  # fmt: skip
+    traces = traces_of(bags, MONTH).numpy()
+    differing = traces.var(axis=0, dtype=np.float64)
+    weights = np.sqrt(ACTIVITY_SHARE * spread / traces.shape[1] / np.where(differing > 0, differing, np.inf))
+    return (traces * weights).astype(np.float32)
 
 
 def _distinct(owners: np.ndarray, values: np.ndarray, n_users: int) -> np.ndarray:

@@ -41,6 +41,7 @@ def make_method(name: str, budget: Budget, seed: int) -> Method | SupervisedMeth
 # What practitioners would pick.
 _add("word_counts", "TfIdf", "tfidf")
 _add("word_counts", "TfIdf", "tfidf-svd", svd=256)
+_add("word_counts", "TfIdf", "tfidf-activity", activity=True)
 _add("activity", "Counts", "counts")
 _add("activity", "BoostedCounts", "counts-gbdt", supervised=True)
 _add("popularity", "Popularity", "popularity", supervised=True)

@@ -1,7 +1,8 @@
 """TF-IDF of a user's titles, and its truncated SVD: the baseline that is hard to beat.
 
 In: all titles of a user before the cut, joined. Out: a sparse row of 1-2-grams (sublinear term frequency, inverse document frequency, L2), or
-`svd` directions of it under one common scale. The vocabulary is learned without labels from all users of the history.
+`svd` directions of it under one common scale. The vocabulary is learned without labels from all users of the history. With `activity` the row
+also says how often and how recently, by the numbers that LURM's vector has for it: what is left between the two is not activity.
 
 The settings are those that won a search on the Amazon purchases (docs/evaluation.md): 1-2-grams over words alone, sublinear over raw
 counts, min_df 3. `Budget.search` may name candidates (`ngrams`, `min_df`, `sublinear`); they are then judged on a task made of the history
@@ -15,6 +16,7 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from lurm.evaluation.baselines.activity import fading_activity
 from lurm.evaluation.baselines.behaviours import Behaviours, behaviours_of, rows_for
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.own_task import search
@@ -25,8 +27,8 @@ SETTINGS = {"ngrams": 2, "min_df": 3, "sublinear": True}
 class TfIdf:
     """Frozen; `svd` is the number of directions, None keeps all words."""
 
-    def __init__(self, name: str, budget: Budget, seed: int, svd: int | None = None):
-        self.name, self.budget, self.seed, self.svd = name, budget, seed, svd
+    def __init__(self, name: str, budget: Budget, seed: int, svd: int | None = None, activity: bool = False):
+        self.name, self.budget, self.seed, self.svd, self.activity = name, budget, seed, svd, activity
         self.details: dict = {}
 
     def fit(self, history: History) -> None:
@@ -37,6 +39,10 @@ class TfIdf:
         if self.svd is not None:
             self._matrix = truncated_svd(self._matrix, self.svd, self.seed)
             self.details["width"] = self._matrix.shape[1]
+        if self.activity:
+            rows = sparse.csr_matrix(self._matrix)
+            spread = float(rows.multiply(rows).mean(axis=0).sum() - np.square(rows.mean(axis=0)).sum())
+            self._matrix = sparse.hstack([rows, fading_activity(self._behaviours, history.as_of, spread)], format="csr")
 
     def embed(self, users: Sequence[str]) -> np.ndarray | sparse.csr_matrix:
         return rows_for(self._behaviours, users, self._matrix)

@@ -6,9 +6,15 @@ import pytest
 from conftest import events_table
 from sklearn.metrics import roc_auc_score
 
-from lurm.evaluation.baselines.activity import BoostedCounts, life_statistics, tag_statistics
+from lurm.bag_of_interests import add_counts
+from lurm.evaluation.baselines.activity import BoostedCounts, fading_activity, life_statistics, tag_statistics
 from lurm.evaluation.baselines.behaviours import DAY, behaviours_of
 from lurm.evaluation.baselines.method import Budget, History
+from lurm.periods import end_month
+from lurm.schema import MONTH
+from lurm.smen.activity_traces import traces_of
+from lurm.smen.batches import month_bags
+from lurm.smen.memory_anchor import ACTIVITY_SHARE
 
 CUT = int(np.datetime64("2021-01-01", "us").astype(np.int64))
 
@@ -41,3 +47,14 @@ def test_boosting_finds_the_planted_preference(tiny):
     method.fit(tiny.history)
     scores = method.scores(tiny.users, tiny.labels, np.arange(40), np.arange(40, 60))
     assert roc_auc_score(tiny.labels[40:], scores[:, 1]) > 0.9
+
+
+def test_fading_activity_is_that_of_lurms_own_bags(tiny):
+    """Where every event has an interest, traces of events are traces of bags, but for the weights."""
+    behaviours = behaviours_of(tiny.history)
+    found = fading_activity(behaviours, tiny.history.as_of, spread=1.0)
+    end = end_month(tiny.history.as_of)
+    bags = add_counts(behaviours.users[behaviours.owners], behaviours.months, behaviours.items % 7, np.ones(len(behaviours.items), np.int64))
+    traces = traces_of(month_bags(bags, int(behaviours.months.min()), np.full(bags.n_users, end)), MONTH).numpy()
+    np.testing.assert_allclose(found / found.std(axis=0), traces / traces.std(axis=0), rtol=1e-4, atol=1e-6)
+    assert found.var(axis=0).sum() == pytest.approx(ACTIVITY_SHARE, rel=1e-3) and found.dtype == np.float32

@@ -8,6 +8,8 @@ from scipy import sparse
 from lurm.evaluation.baselines.behaviours import behaviours_of
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.word_counts import TfIdf, documents_of, tf_idf, truncated_svd
+from lurm.smen.activity_traces import N_TRACES
+from lurm.smen.memory_anchor import ACTIVITY_SHARE
 
 
 def history_of(titles: dict[str, str], events: list[tuple[str, str, int]]) -> History:
@@ -43,3 +45,17 @@ def test_the_search_is_recorded(tiny):
     method = TfIdf("tfidf", Budget(search={"min_df": (2, 3)}), 0)
     method.fit(tiny.history)
     assert set(method.details["search"]) == {"min_df=2", "min_df=3"} and method.details["min_df"] in (2, 3)
+
+
+def test_activity_beside_the_words(tiny):
+    """The words are as they were; all traces differ alike between users and have their share of what the words do."""
+    plain, active = TfIdf("tfidf", Budget(), 0), TfIdf("tfidf-activity", Budget(), 0, activity=True)
+    users = sorted(set(tiny.history.events["user_id"].to_pylist()))
+    for method in (plain, active):
+        method.fit(tiny.history)
+    words, both = plain.embed(users).toarray(), active.embed(users).toarray()
+    assert both.shape[1] == words.shape[1] + N_TRACES and np.array_equal(both[:, :-N_TRACES], words)
+    traces = both[:, -N_TRACES:].var(axis=0)
+    assert np.allclose(traces, traces.mean(), rtol=1e-3)
+    assert np.isclose(traces.sum(), ACTIVITY_SHARE * words.var(axis=0).sum(), rtol=1e-3)
+    assert not active.embed(["nobody"]).toarray().any()
