@@ -83,6 +83,7 @@ def unpack_text(array: np.ndarray) -> object:
 
 def code_of(method: object) -> str:
     """8 hexadecimal digits of the module that a method's class stands in."""
+    method = getattr(method, "chosen", method)  # of a search, the method that it chose
     try:
         source = inspect.getsource(sys.modules[type(method).__module__])
     except (OSError, TypeError, KeyError):

@@ -13,12 +13,19 @@ from lurm.evaluation.baselines.method import Budget, Method, SupervisedMethod
 
 Factory = Callable[[Budget, int], Method | SupervisedMethod]
 D_SWEEP = (100, 300, 500, 1_000, 3_000, 10_000)
+LEARNING_RATES = (1e-3, 3e-4, 3e-3)  # what the searched rows try; the first is everybody's
 HISTORIES = {"2-months": 2, "1-year": 12, "2-years": 24}  # months before the cut
 
 
-def _make(module: str, class_name: str, name: str, settings: dict, budget: Budget, seed: int) -> Method | SupervisedMethod:
+def _make(module: str, class_name: str, name: str, settings: dict, budget: Budget, seed: int, **searched: object) -> Method | SupervisedMethod:
     made = getattr(importlib.import_module(f"lurm.evaluation.baselines.{module}"), class_name)
-    return made(name=name, budget=budget, seed=seed, **settings)
+    return made(name=name, budget=budget, seed=seed, **settings, **searched)
+
+
+def _make_searched(module: str, class_name: str, name: str, settings: dict, budget: Budget, seed: int) -> Method:
+    from lurm.evaluation.baselines.searched import Searched
+
+    return Searched(name, partial(_make, module, class_name, name, settings, budget, seed), {"learning_rate": LEARNING_RATES}, seed)
 
 
 METHODS: dict[str, Factory] = {}
@@ -115,3 +122,8 @@ for _kind in ("wide-deep", "lstm", "transformer"):
     _add("multi_task", "MultiTaskTuned", f"{_kind}-mtl-tuned", supervised=True, kind=_kind)
 for _kind in ("word2vec", "doc2vec-dbow", "doc2vec-dm"):
     _add("word_vectors", "WordVectors", _kind, kind=_kind)
+
+# The systems of the papers again, each with the learning rate that a search on the history itself chose.
+METHODS["sumn-searched"] = partial(_make_searched, "sumn", "Sumn", "sumn-searched", {})
+METHODS["ptum-hsa-searched"] = partial(_make_searched, "ptum", "Ptum", "ptum-hsa-searched", {"backbone": "hsa"})
+METHODS["coles-searched"] = partial(_make_searched, "coles", "Coles", "coles-searched", {})
