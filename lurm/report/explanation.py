@@ -88,7 +88,7 @@ def explain(smen: SMEN, info: dict, life: Lives, end_month: int, n_removed: int 
         inputs = {scale: smen.bag_embedding(of_scale, alpha).float() for scale, of_scale in bags.items()}
         vector, silent = _forward(smen, inputs, bags), _forward(smen, {scale: torch.zeros_like(r) for scale, r in inputs.items()}, bags)
         vector = smen.with_memory(vector[None], {scale: smen.sums_of(scale, bags[scale]) for scale in smen.scales})[0]
-        silent = torch.cat([silent, torch.zeros_like(vector[smen.n_recurrent :])])
+        silent = smen.with_memory(silent[None], {scale: silent.new_zeros(1, smen.n_sums(scale)) for scale in smen.scales})[0]
     norms = vector.norm(dim=1)
     direction = torch.where(norms[:, None] > 0, vector / norms[:, None].clamp_min(1e-30), torch.zeros_like(vector))  # (M, H)
     gradients = _mean_gradients(smen, inputs, bags, direction[: smen.n_recurrent])

@@ -1,6 +1,6 @@
 """The memory anchor: the principal directions of whole lives, found once a model, without a gradient.
 
-In: a trained SMEN and lives of users. Out: its `memory` Wm (D, H), `memory_length` and `activity_weights`, filled in place.
+In: a trained SMEN and lives of users. Out: its `memory` Wm (D, H), `memory_length`, `activity_means` and `activity_weights`, filled in place.
 
 A recurrence prefers what is recent; what somebody has always done fades in it. So one anchor keeps the whole life as the plain bag does, in the H
 directions in which lives differ most:
@@ -10,8 +10,8 @@ directions in which lives differ most:
 V (D, H): right singular vectors of the users' x, each of length 1. A sum over years can go on from a kept state. The length makes the memory
 differ between users as much as all recurrent anchors together do, so that neither drowns the other in a distance.
 
-Where the model has activity traces (lurm.smen.activity_traces), the memory has so many directions fewer, and each trace a weight that makes it differ
-between users as much as every other trace: all of them together ACTIVITY_SHARE as much as everything else.
+Where the model has activity traces (lurm.smen.activity_traces), the memory has so many directions fewer, and each trace a mean, taken off it, and a
+weight that makes it differ between users as much as every other trace: all of them together ACTIVITY_SHARE as much as everything else.
 """
 
 import logging
@@ -51,6 +51,7 @@ def fit_memory(smen: SMEN, chunks: Iterable[Lives], year_blocks: str, grid_start
     smen.memory.copy_(torch.from_numpy(weights))
     smen.memory_length.fill_(1.0)
     if smen.activity_scale:
+        smen.activity_means.fill_(0.0)
         smen.activity_weights.fill_(1.0)
     sample = concatenate(measured)
     vectors = embed(smen, {"grid_start": grid_start, "year_blocks": year_blocks}, sample, None, int(sample.periods.max()) + 1,
@@ -59,6 +60,7 @@ def fit_memory(smen: SMEN, chunks: Iterable[Lives], year_blocks: str, grid_start
     recurrent, memory, traces = np.split(spread, np.cumsum([smen.n_recurrent * smen.dim, n_directions]))
     smen.memory_length.fill_(float(np.sqrt(recurrent.sum() / memory.sum())) if memory.any() else 1.0)
     if smen.activity_scale:
+        smen.activity_means.copy_(torch.from_numpy(vectors[:, -len(traces) :].mean(axis=0, dtype=np.float64)))
         wanted = ACTIVITY_SHARE * (1 + memory.any()) * recurrent.sum() / len(traces)
         smen.activity_weights.copy_(torch.from_numpy(np.sqrt(wanted / np.where(traces > 0, traces, np.inf))))
     log.info("memory: %d directions of %d lives", np.count_nonzero(weights.any(axis=0)), n_users)

@@ -13,7 +13,8 @@ With `memory` the last of the M anchors is no recurrence but what a whole life a
 
     m = sum over years of sum_j log1p(count_j) Wm_j,   r̃^M = length * m / |m|
 
-With `activity` the last N_TRACES numbers of the memory are activity traces instead (`lurm.smen.activity_traces`), each times its own weight.
+With `activity` the last N_TRACES numbers of the memory are activity traces instead (`lurm.smen.activity_traces`), each less its mean over
+lives, so that who is neither busy nor idle is near nobody for that, and times its own weight.
 """
 
 import torch
@@ -60,6 +61,7 @@ class SMEN(nn.Module):
             self.register_buffer("memory", torch.zeros(n_interests, dim - N_TRACES * activity))  # Wm
             self.register_buffer("memory_length", torch.ones(()))
         if activity:
+            self.register_buffer("activity_means", torch.zeros(N_TRACES))
             self.register_buffer("activity_weights", torch.ones(N_TRACES))
         self.key_projection = nn.Linear(dim, dim, bias=False)  # Wb (H, H)
         self.gru = nn.GRU(dim, dim, batch_first=True)
@@ -117,12 +119,12 @@ class SMEN(nn.Module):
 
     def with_memory(self, recurrent: torch.Tensor, sums: Tables) -> torch.Tensor:
         """(B, M, H) from the paper's anchors and the sums of each scale (B, n_sums): m becomes a direction of one length for everybody, zero
-        for who has done nothing."""
+        for who has done nothing; traces are centred and weighted."""
         if self.memory_scale is None:
             return recurrent
         parts = [functional.normalize(sums[self.memory_scale][:, : self.memory.shape[1]], dim=1) * self.memory_length]
         if self.activity_scale:
-            parts.append(sums[self.activity_scale][:, -N_TRACES:] * self.activity_weights)
+            parts.append((sums[self.activity_scale][:, -N_TRACES:] - self.activity_means) * self.activity_weights)
         return torch.cat([recurrent, torch.cat(parts, dim=1)[:, None]], dim=1)
 
     def gru_of(self, scale: str) -> nn.GRU:

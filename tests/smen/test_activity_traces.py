@@ -74,6 +74,8 @@ def test_all_traces_differ_between_users_alike_and_have_their_share():
     recurrent, memory, traces = np.split(spread, [48, 64 - N_TRACES])
     assert memory.sum() == pytest.approx(recurrent.sum(), rel=1e-3)
     np.testing.assert_allclose(traces, traces.mean(), rtol=1e-3)
+    vectors = embed(smen, {"grid_start": GRID, "year_blocks": "calendar"}, active, None, END)
+    np.testing.assert_allclose(vectors[:, -N_TRACES:].mean(axis=0), 0, atol=1e-5)
     assert traces.sum() == pytest.approx(ACTIVITY_SHARE * (recurrent.sum() + memory.sum()), rel=1e-3)
 
 
@@ -87,12 +89,14 @@ def test_a_saved_model_has_its_traces(tmp_path):
     smen, lives = SMEN(25, n_anchors=4, dim=16, memory=True, activity=True).eval().requires_grad_(False), random_lives(12)
     smen.memory.normal_(generator=torch.Generator().manual_seed(0))
     smen.activity_weights.copy_(torch.arange(N_TRACES) + 1.0)
+    smen.activity_means.copy_(torch.arange(N_TRACES) / 10.0)
     info = {"grid_start": GRID, "year_blocks": "calendar"}
     save_model(tmp_path, smen, info)
     loaded, facts = load_model(tmp_path)
     assert facts["activity"] and np.array_equal(embed(smen, info, lives, None, END), embed(loaded, info, lives, None, END))
     bags = month_bags(lives, GRID, np.full(12, END))
-    np.testing.assert_allclose(embed(loaded, info, lives, None, END)[:, -N_TRACES:], traces_of(bags, MONTH) * smen.activity_weights, rtol=1e-6)
+    by_hand = (traces_of(bags, MONTH) - torch.arange(N_TRACES) / 10) * (torch.arange(N_TRACES) + 1)
+    np.testing.assert_allclose(embed(loaded, info, lives, None, END)[:, -N_TRACES:], by_hand, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("memory", "dim"), [(False, 128), (True, N_TRACES)])

@@ -27,6 +27,7 @@ def model(scales=(MONTH, YEAR), shared=True, memory="") -> SMEN:
             smen.memory_length.fill_(2.5)
         if smen.activity_scale:
             smen.activity_weights.uniform_(0.5, 1.5, generator=generator)
+            smen.activity_means.uniform_(0.5, 1.5, generator=generator)
     return smen.eval().requires_grad_(False)
 
 
