@@ -89,7 +89,8 @@ class Harness:
         self._histories: dict[str, tuple[History, str]] = {}
 
     def run(self, jobs: Sequence[Job], chosen: Collection[str]) -> list[Outcome]:
-        """Outcomes of all jobs of the chosen methods, computed where they are not kept, and of those of others that are kept whole."""
+        """Outcomes of all jobs of the chosen methods, computed where they are not kept, and of those of others that are kept, by
+        the probes that are kept of all tasks."""
         outcomes = []
         for place, job in enumerate(jobs):
             outcome = _JobRun(self, job, compute=job.method in chosen).outcome()
@@ -158,14 +159,23 @@ class _JobRun:
         self.result.width, self.result.seconds = int(arrays["width"]), float(arrays["seconds"])
         self.result.details = unpack_text(arrays["details"])
         for probe in self.job.probes:
-            for task in self.harness.tasks:
-                self._take(probe, task, lambda probe=probe, task=task: read_features(self._scaled(arrays, probe), task, self.harness.measures, probe))
+            try:
+                self._read(arrays, probe)
+            except _NotKept:  # what is kept of other probes is shown all the same
+                self.result.figures = {key: figures for key, figures in self.result.figures.items() if key[0] != probe}
         probe, measures = self.job.probes[0], self.harness.measures
-        if self.job.first and measures.settings.label_shares and probe == self.harness.settings.probe.kinds[0]:
+        read = {one for one, _ in self.result.figures}
+        if not read:
+            raise _NotKept
+        if self.job.first and measures.settings.label_shares and probe == self.harness.settings.probe.kinds[0] and probe in read:
             for task in self.harness.tasks:
                 name = self._name(probe, task, "labels", list(measures.settings.label_shares))
                 read = self._kept(name, lambda task=task: {"shares": read_with_fewer_labels(self._scaled(arrays, probe), task, measures, probe)})
                 self.result.shares[task.name] = read["shares"]
+
+    def _read(self, arrays: dict[str, np.ndarray], probe: str) -> None:
+        for task in self.harness.tasks:
+            self._take(probe, task, lambda task=task: read_features(self._scaled(arrays, probe), task, self.harness.measures, probe))
 
     def _supervised(self) -> None:
         for task in self.harness.tasks:

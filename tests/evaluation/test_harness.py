@@ -132,6 +132,16 @@ def test_methods_that_were_not_asked_for_are_shown_if_they_are_kept(tmp_path):
     assert registry.fits("words") == registry.fits("count") == 1 and registry.fits("shares") == 0
 
 
+def test_a_probe_that_is_kept_is_shown_without_the_others(tmp_path):
+    registry = Registry(words=Words)
+    run(tmp_path, registry, methods=(MethodSettings(("words",), probes=("logistic",)),))
+    (outcome,) = run(tmp_path, registry, [], methods=(MethodSettings(("words",), probes=("logistic", "logistic-dimension")),))
+    assert {probe for probe, _ in outcome.figures} == {"logistic"}
+    assert run(tmp_path, registry, [], methods=(MethodSettings(("words",), probes=("logistic-dimension",)),)) == []
+    both = run(tmp_path, registry, methods=(MethodSettings(("words",), probes=("logistic", "logistic-dimension")),))
+    assert {probe for probe, _ in both[0].figures} == {"logistic", "logistic-dimension"} and registry.fits("words") == 1
+
+
 def test_other_code_is_told(tmp_path, caplog, monkeypatch):
     run(tmp_path, Registry(words=Words), methods=(MethodSettings(("words",)),))
     monkeypatch.setattr("lurm.evaluation.harness.code_of", lambda method: "other")
