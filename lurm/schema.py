@@ -165,8 +165,8 @@ USER_STATES = Table(
     "user_states",
     pa.schema([
         ("user_id", pa.string()),
-        ("month_state", pa.list_(pa.float32())),  # recurrent anchors x H, after the last month before `until`; empty without that scale
-        ("year_state", pa.list_(pa.float32())),  # the same after the last calendar year before that of `until`, then the memory's sum
+        ("month_state", pa.list_(pa.float32())),  # recurrent anchors x H, after the last month before `until`, then activity traces
+        ("year_state", pa.list_(pa.float32())),  # the same after the last calendar year before that of `until`, then m; empty without the scale
         ("n_events", pa.int64()),
         ("n_active_months", pa.int32()),
         ("first_event_at", TIMESTAMP),

@@ -59,6 +59,14 @@ def test_a_memory_is_one_anchor_beside_others():
     load_config(None, ["smen.n_anchors=1", "smen.memory=false"])
 
 
+def test_activity_takes_ten_numbers_of_the_memory():
+    narrow = ["smen.dim=10", "encoder.dim=10"]
+    with pytest.raises(ConfigError, match="'smen.activity' expects smen.dim above 10, .* got 10; make smen.dim larger or set smen.activity=false"):
+        load_config(None, narrow)
+    load_config(None, [*narrow, "smen.activity=false"])
+    load_config(None, [*narrow, "smen.memory=false"])
+
+
 def test_the_sentence_lists_the_choices():
     with pytest.raises(ConfigError, match="'smen.year_blocks' expects calendar or rolling, got 'lunar'"):
         load_config(None, ["smen.year_blocks=lunar"])

@@ -9,6 +9,7 @@ else, and the recurrence, whose states lie between -1 and 1, tells them badly (d
 one that goes on from a kept value is the whole one, to the bit.
 """
 
+import numpy as np
 import torch
 
 from lurm.periods import HALF_LIVES
@@ -16,6 +17,7 @@ from lurm.schema import MONTH
 from lurm.smen.batches import SparseBags
 
 N_TRACES = 2 * len(HALF_LIVES)
+ACTIVITY_SHARE = 0.2  # of what else differs between users: chosen by users for validation (docs/decisions.md)
 
 
 def fading(scale: str, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -54,3 +56,12 @@ def of_rows(bags: SparseBags) -> torch.Tensor:
     sums = torch.cat([bags.counts.new_zeros(1, dtype=torch.float64), bags.counts.double().cumsum(0)])  # whole numbers: exact in any order
     events = torch.log1p((sums[bags.offsets[1:]] - sums[bags.offsets[:-1]]).float())
     return torch.stack([events, torch.ones_like(events)], dim=1)
+
+
+def trace_weights(variances: np.ndarray, spread: float) -> np.ndarray:
+    """(N_TRACES,) float64: with these weights each trace differs between users alike, all of them together ACTIVITY_SHARE of `spread`.
+
+    variances (N_TRACES,) are those of the traces, `spread` is the sum of the variances of what stands beside them; a trace that is the same for
+    everybody weighs nothing.
+    """
+    return np.sqrt(ACTIVITY_SHARE * spread / N_TRACES / np.where(variances > 0, variances, np.inf))

@@ -11,7 +11,7 @@ V (D, H): right singular vectors of the users' x, each of length 1. A sum over y
 differ between users as much as all recurrent anchors together do, so that neither drowns the other in a distance.
 
 Where the model has activity traces (lurm.smen.activity_traces), the memory has so many directions fewer, and each trace a mean, taken off it, and a
-weight that makes it differ between users as much as every other trace: all of them together ACTIVITY_SHARE as much as everything else.
+weight that makes it differ between users as much as every other trace.
 """
 
 import logging
@@ -24,6 +24,7 @@ import torch
 
 from lurm.bag_of_interests import Lives, concatenate
 from lurm.schema import MONTH
+from lurm.smen.activity_traces import trace_weights
 from lurm.smen.batches import SparseBags, month_bags, year_bags
 from lurm.smen.inference import embed
 from lurm.smen.model import SMEN
@@ -31,7 +32,6 @@ from lurm.smen.model import SMEN
 log = logging.getLogger("lurm")
 MOST_USERS = 200_000  # whose lives are looked at; their sums lie in memory, some hundred numbers each
 MEASURED_USERS = 2_048
-ACTIVITY_SHARE = 0.2
 
 
 def fit_memory(smen: SMEN, chunks: Iterable[Lives], year_blocks: str, grid_start: int, seed: int) -> None:
@@ -61,8 +61,8 @@ def fit_memory(smen: SMEN, chunks: Iterable[Lives], year_blocks: str, grid_start
     smen.memory_length.fill_(float(np.sqrt(recurrent.sum() / memory.sum())) if memory.any() else 1.0)
     if smen.activity_scale:
         smen.activity_means.copy_(torch.from_numpy(vectors[:, -len(traces) :].mean(axis=0, dtype=np.float64)))
-        wanted = ACTIVITY_SHARE * (1 + memory.any()) * recurrent.sum() / len(traces)
-        smen.activity_weights.copy_(torch.from_numpy(np.sqrt(wanted / np.where(traces > 0, traces, np.inf))))
+        beside = recurrent.sum() * (2 if memory.any() else 1)  # a memory has been brought to the spread of the recurrent anchors
+        smen.activity_weights.copy_(torch.from_numpy(trace_weights(traces, beside)))
     log.info("memory: %d directions of %d lives", np.count_nonzero(weights.any(axis=0)), n_users)
 
 

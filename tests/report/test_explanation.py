@@ -174,7 +174,7 @@ def test_activity_is_taken_apart_exactly(scales):
     assert found.silence[-1] == pytest.approx(float(silence), rel=1e-5), "the traces of nobody are the mean's distance below it"
     if scales != ("month", "year"):
         return
-    # By hand, of February 2019's two interests with 2 and 1 events, 18 months before the end: 2 / 3 and 1 / 3 of what the month adds.
+    # By hand, of May 2019's two interests with 2 and 1 events, 18 months before the end: 2 / 3 and 1 / 3 of what the month adds.
     month = found.periods.index(("month", "2019-05"))
     halves = np.array([0.5 ** (18 / half_life) for half_life in (1, 3, 6, 12, np.inf)])
     added = np.concatenate([np.log(4) * halves, halves]) * smen.activity_weights.numpy() @ (found.vector[-1, -10:] / found.norms[-1])

@@ -8,10 +8,10 @@ from test_smen_inference import random_lives
 from lurm.periods import HALF_LIVES
 from lurm.schema import MONTH, YEAR
 from lurm.smen import SMEN
-from lurm.smen.activity_traces import N_TRACES, fading, of_rows, traces_after, traces_of
+from lurm.smen.activity_traces import ACTIVITY_SHARE, N_TRACES, fading, of_rows, trace_weights, traces_after, traces_of
 from lurm.smen.batches import SparseBags, month_bags, one_step, year_bags
 from lurm.smen.inference import embed, load_model, save_model
-from lurm.smen.memory_anchor import ACTIVITY_SHARE, fit_memory
+from lurm.smen.memory_anchor import fit_memory
 
 GRID, END = 600, 641
 K = len(HALF_LIVES)
@@ -64,6 +64,12 @@ def test_many_events_are_counted_exactly():
     bags = SparseBags(torch.arange(4), counts, torch.tensor([0, 2, 3, 4]), torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), torch.tensor([2, 2]))
     torch.testing.assert_close(of_rows(bags)[:, 0], torch.log1p(torch.tensor([2.0**24 + 1, 1, 3])))
     assert (of_rows(bags)[:, 1] == 1).all()
+
+
+def test_weights_by_hand():
+    """Of a spread of 100 a fifth is shared by ten: each trace comes to a variance of 2, and one that never differs to nothing."""
+    weights = trace_weights(np.array([2.0, 8.0, 0.0, *[2.0] * (N_TRACES - 3)]), 100.0)
+    assert ACTIVITY_SHARE == 0.2 and weights[:3].tolist() == [1.0, 0.5, 0.0]
 
 
 def test_all_traces_differ_between_users_alike_and_have_their_share():

@@ -18,9 +18,8 @@ from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.own_task import item_tags
 from lurm.periods import end_month
 from lurm.schema import MONTH
-from lurm.smen.activity_traces import traces_of
+from lurm.smen.activity_traces import trace_weights, traces_of
 from lurm.smen.batches import SparseBags
-from lurm.smen.memory_anchor import ACTIVITY_SHARE
 
 RECENT_DAYS = (7, 30, 90, 180, 365)
 N_TAGS = 64
@@ -122,8 +121,8 @@ def tag_statistics(behaviours: Behaviours, n_tags: int) -> tuple[np.ndarray, np.
 
 
 def fading_activity(behaviours: Behaviours, as_of: str, spread: float) -> np.ndarray:
-    """(U, N_TRACES) float32: the traces of lurm.smen.activity_traces over months, each differing alike between users, all of them ACTIVITY_SHARE
-    as much as a representation beside them whose variances add up to `spread`."""
+    """(U, N_TRACES) float32: the traces of lurm.smen.activity_traces over months, with their weights beside a representation whose variances add
+    up to `spread`."""
     first, end = int(behaviours.months.min()), end_month(as_of)
     months, counts = np.unique(behaviours.owners * (end - first) + behaviours.months - first, return_counts=True)
     users, steps = np.divmod(months, end - first)
@@ -132,9 +131,7 @@ def fading_activity(behaviours: Behaviours, as_of: str, spread: float) -> np.nda
         torch.from_numpy(steps), torch.full((len(behaviours.users),), end - first),
     )  # fmt: skip
     traces = traces_of(bags, MONTH).numpy()
-    differing = traces.var(axis=0, dtype=np.float64)
-    weights = np.sqrt(ACTIVITY_SHARE * spread / traces.shape[1] / np.where(differing > 0, differing, np.inf))
-    return (traces * weights).astype(np.float32)
+    return (traces * trace_weights(traces.var(axis=0, dtype=np.float64), spread)).astype(np.float32)
 
 
 def _distinct(owners: np.ndarray, values: np.ndarray, n_users: int) -> np.ndarray:

@@ -12,9 +12,8 @@ from lurm.evaluation.baselines.behaviours import DAY, behaviours_of
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.periods import end_month
 from lurm.schema import MONTH
-from lurm.smen.activity_traces import traces_of
+from lurm.smen.activity_traces import ACTIVITY_SHARE, traces_of
 from lurm.smen.batches import month_bags
-from lurm.smen.memory_anchor import ACTIVITY_SHARE
 
 CUT = int(np.datetime64("2021-01-01", "us").astype(np.int64))
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from lurm.evaluation.baselines.behaviours import behaviours_of
+from lurm.evaluation.baselines.learning import LEARNING_RATE
 from lurm.evaluation.baselines.method import Budget, Method
 from lurm.evaluation.baselines.registry import LEARNING_RATES, make_method
 from lurm.evaluation.baselines.searched import Searched
@@ -36,6 +37,7 @@ def test_the_best_on_the_past_is_fitted_on_everything(tiny):
 
 
 def test_a_registered_search_reaches_the_training(tiny):
+    assert LEARNING_RATES[0] == LEARNING_RATE, "a search that tells nothing changes nothing"
     method = make_method("sumn-searched", Budget(steps=2, batch_size=6, max_behaviours=8), 0)
     method.fit(tiny.history)
     assert len(method.details["search"]) == len(LEARNING_RATES) and method.chosen.learning_rate == method.details["learning_rate"]

@@ -8,8 +8,7 @@ from scipy import sparse
 from lurm.evaluation.baselines.behaviours import behaviours_of
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.word_counts import TfIdf, documents_of, tf_idf, truncated_svd
-from lurm.smen.activity_traces import N_TRACES
-from lurm.smen.memory_anchor import ACTIVITY_SHARE
+from lurm.smen.activity_traces import ACTIVITY_SHARE, N_TRACES
 
 
 def history_of(titles: dict[str, str], events: list[tuple[str, str, int]]) -> History:
