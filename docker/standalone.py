@@ -120,6 +120,8 @@ def airflow_environment(home: Path, port: int, database: str | None) -> dict[str
     }
     # SQLite lets one write at a time; on a busy machine five seconds, its usual patience, are too few.
     told["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = database or f"sqlite:///{home}/airflow.db?timeout=60"
+    if told["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith("sqlite"):
+        told["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).with_name("sqlite")), os.environ.get("PYTHONPATH"))))
     return {**os.environ, **told}
 
 

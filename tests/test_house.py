@@ -45,7 +45,7 @@ SHARED_BY_JOBS = {"spark_jobs.session", "spark_jobs.tables", "spark_jobs.distrib
 # Modules whose tests lie in another file than their own.
 TESTED_IN = {
     "dags/lurm_train.py": "tests/dags/test_lurm_daily.py", "dags/lurm_example_consumer.py": "tests/dags/test_lurm_daily.py",
-    "docker/answers.py": "tests/docker/test_containers.py",
+    "docker/answers.py": "tests/docker/test_containers.py", "docker/sqlite/airflow_local_settings.py": "tests/docker/test_standalone.py",
     "lurm/checks.py": "tests/test_output_gate.py",
     "lurm/commands/backfilling.py": "tests/test_backfill.py",
     "lurm/joining/label_spill.py": "tests/joining/test_label_join.py", "lurm/joining/embedding_units.py": "tests/joining/test_label_join.py",

@@ -301,3 +301,39 @@ def test_no_address_but_loopback_is_asked_for(tmp_path):
     assert told["AIRFLOW__API__HOST"] == "127.0.0.1" and told["AIRFLOW__API__PORT"] == "4711"
     assert told["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:4711/execution/"
     assert "--skip-serve-logs" in STANDALONE["COMPONENTS"]["scheduler"] and "--skip-serve-logs" in STANDALONE["COMPONENTS"]["triggerer"]
+
+
+TWO_WRITERS = """
+import threading
+from sqlalchemy import text
+from airflow.settings import Session, engine
+
+with engine.begin() as connection:
+    connection.execute(text("create table counts (n integer)"))
+scheduler, backfill = engine.connect(), Session()
+with backfill.begin_nested():
+    backfill.execute(text("select count(*) from counts")).all()
+    other = threading.Thread(target=lambda: (scheduler.execute(text("insert into counts values (1)")), scheduler.commit()))
+    other.start()
+    other.join(1)  # it waits for the backfill, or has written: in neither case may the backfill fail
+    backfill.execute(text("insert into counts values (2)"))
+backfill.commit()
+other.join(30)
+with engine.connect() as connection:
+    print(sorted(connection.execute(text("select n from counts")).scalars()))
+"""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_savepoint_waits_for_another_writer(tmp_path, known):
+    """Without the settings of SQLite it fails at once, as `airflow backfill create` did beside a busy scheduler."""
+    told = STANDALONE["airflow_environment"](tmp_path, 4711, None)
+    assert Path(told["PYTHONPATH"].split(os.pathsep)[0], "airflow_local_settings.py").exists()
+    other = STANDALONE["airflow_environment"](tmp_path, 4711, "postgresql+psycopg2://somebody@127.0.0.1/airflow")
+    assert other.get("PYTHONPATH") == os.environ.get("PYTHONPATH")
+    answer = subprocess.run([sys.executable, "-c", TWO_WRITERS], env=told if known else {**told, "PYTHONPATH": ""}, capture_output=True, text=True,
+                            timeout=240, check=False)
+    if known:
+        assert answer.returncode == 0 and answer.stdout.strip().endswith("[1, 2]"), answer.stderr
+    else:
+        assert "database is locked" in answer.stderr
