@@ -16,12 +16,12 @@ import numpy as np
 
 from lurm.config import fingerprint
 from lurm.errors import ConfigError, LurmError
-from lurm.evaluation.baselines.method import Budget, History, Method, SupervisedMethod
+from lurm.evaluation.baselines.method import Budget, History, JointMethod, Method, SupervisedMethod
 from lurm.evaluation.dataset import Dataset, table_fingerprint, view_of
 from lurm.evaluation.evaluation_settings import EvaluationSettings, budget_fields
 from lurm.evaluation.feature_scales import BLOCK, DIMENSION, check_features, scaled
 from lurm.evaluation.kept_scores import KeptScores, code_of, pack_features, pack_text, unpack_features, unpack_text
-from lurm.evaluation.readings import Measures, figures_of, read_features, read_labels_itself, read_with_fewer_labels
+from lurm.evaluation.readings import Measures, figures_of, learn_jointly, read_features, read_labels_itself, read_scores, read_with_fewer_labels
 from lurm.evaluation.resampling import AUC
 from lurm.evaluation.tasks import Task
 
@@ -83,7 +83,7 @@ class Harness:
     """Runs jobs on one data set; keeps what they give."""
 
     def __init__(self, settings: EvaluationSettings, dataset: Dataset, tasks: Sequence[Task], measures: Measures, kept: KeptScores,
-                 registry: Mapping[str, Callable[[Budget, int], Method | SupervisedMethod]]):
+                 registry: Mapping[str, Callable[[Budget, int], Method | SupervisedMethod | JointMethod]]):
         self.settings, self.dataset, self.tasks, self.measures = settings, dataset, tasks, measures
         self.kept, self.registry = kept, registry
         self._histories: dict[str, tuple[History, str]] = {}
@@ -127,7 +127,7 @@ class _JobRun:
     def outcome(self) -> Outcome | None:
         """None where it is not kept and not to be computed."""
         try:
-            if hasattr(self.method, "scores"):
+            if hasattr(self.method, "scores") or hasattr(self.method, "scores_of_all"):
                 self._supervised()
             else:
                 self._frozen()
@@ -141,7 +141,7 @@ class _JobRun:
         return self.result
 
     @cached_property
-    def method(self) -> Method | SupervisedMethod:
+    def method(self) -> Method | SupervisedMethod | JointMethod:
         return self.harness.registry[self.job.method](self.job.budget, self.job.seed)
 
     @cached_property
@@ -150,7 +150,7 @@ class _JobRun:
         return fingerprint(FORM, self.job.method, asdict(self.job.budget), self.job.seed, data)
 
     @cached_property
-    def fitted(self) -> Method | SupervisedMethod:
+    def fitted(self) -> Method | SupervisedMethod | JointMethod:
         self.method.fit(self.harness.history(self.job.view)[0])
         return self.method
 
@@ -178,8 +178,9 @@ class _JobRun:
             self._take(probe, task, lambda task=task: read_features(self._scaled(arrays, probe), task, self.harness.measures, probe))
 
     def _supervised(self) -> None:
+        together = hasattr(self.method, "scores_of_all")
         for task in self.harness.tasks:
-            self._take(SUPERVISED, task, lambda task=task: self._learn(task))
+            self._take(SUPERVISED, task, lambda task=task: self._learn_jointly(task) if together else self._learn(task))
 
     def _embed(self) -> dict[str, np.ndarray]:
         began, users = time.perf_counter(), self.harness.dataset.users
@@ -193,6 +194,18 @@ class _JobRun:
         fitting = time.perf_counter() - began  # once: later tasks find it fitted
         arrays = read_labels_itself(method, self.harness.dataset.users, task, self.harness.measures)
         return {**arrays, "fitting": np.array(fitting), "details": pack_text(getattr(method, "details", {}))}
+
+    def _learn_jointly(self, task: Task) -> dict[str, np.ndarray]:
+        scores, seconds = self._joint
+        arrays = read_scores(scores[task.name], task, self.harness.measures)
+        # Of one training for all tasks each has its share.
+        return {**arrays, "fitting": np.array(seconds / len(self.harness.tasks)), "details": pack_text(getattr(self.method, "details", {}))}
+
+    @cached_property
+    def _joint(self) -> tuple[dict[str, np.ndarray], float]:
+        """Scores of all tasks, and the seconds they took."""
+        began, harness = time.perf_counter(), self.harness
+        return learn_jointly(self.fitted, harness.dataset.users, harness.tasks, harness.measures.settings), time.perf_counter() - began
 
     def _take(self, probe: str, task: Task, make: Callable[[], dict[str, np.ndarray]]) -> None:
         began = time.perf_counter()
@@ -210,6 +223,8 @@ class _JobRun:
         settings = self.harness.measures.settings
         parts = [settings.folds, self.harness.measures.repeats_of(probe), settings.seed, settings.resamples, settings.history_groups,
                  settings.validation_share]
+        if hasattr(self.method, "scores_of_all"):
+            parts += [one.digest for one in self.harness.tasks]  # each task's scores hang on the labels of all
         return f"{what}-{fingerprint(self.key, probe, task.digest, parts, [] if probe == SUPERVISED else list(settings.grid), list(more))}"
 
     def _kept(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lurm.errors import InputError
-from lurm.evaluation.baselines.method import SupervisedMethod
+from lurm.evaluation.baselines.method import JointMethod, Question, SupervisedMethod
 from lurm.evaluation.evaluation_settings import ProbeSettings
 from lurm.evaluation.linear_probe import linear_scores
 from lurm.evaluation.mlp_probe import mlp_scores
@@ -73,11 +73,29 @@ def read_labels_itself(method: SupervisedMethod, users: np.ndarray, task: Task, 
     parts = []
     for fold in folds:
         part = np.asarray(method.scores(users[task.rows].tolist(), task.labels, fold.train, fold.test), np.float64)
-        if part.shape != (len(fold.test), len(task.classes)) or not np.isfinite(part).all():
-            raise InputError(f"Expected finite scores of the shape {(len(fold.test), len(task.classes))} on {task.name}, got "
-                             f"{part.shape}; mend the method's scores.")
+        _check_scores(part, (len(fold.test), len(task.classes)), task)
         parts.append(part)
     return _figures(task, folds, parts, measures, began)
+
+
+def learn_jointly(method: JointMethod, users: np.ndarray, tasks: Sequence[Task], settings: ProbeSettings) -> dict[str, np.ndarray]:
+    """Task → (n, C) scores of a fitted method that trains on the labels of all tasks together, and never on those of a part it scores.
+
+    As many parts as there are folds, of the same size, by hash; raises InputError for scores of another shape or not finite.
+    """
+    parts = np.argsort(np.argsort(hash_of_text(users.tolist(), settings.seed), kind="stable")) % settings.folds
+    questions = [Question(task.rows, task.labels, len(task.classes)) for task in tasks]
+    found = dict(zip((task.name for task in tasks), method.scores_of_all(users.tolist(), questions, parts), strict=True))
+    for task in tasks:
+        _check_scores(found[task.name], (len(task.rows), len(task.classes)), task)
+    return found
+
+
+def read_scores(scores: np.ndarray, task: Task, measures: Measures) -> dict[str, np.ndarray]:
+    """Scores (n, C) of all of a task's users, measured on the folds of everybody's first repeats."""
+    began = time.perf_counter()
+    folds = measures.folds_of(task, measures.repeats_of("supervised"))
+    return _figures(task, folds, [scores[fold.test] for fold in folds], measures, began)
 
 
 def read_with_fewer_labels(rows: np.ndarray, task: Task, measures: Measures, probe: str) -> np.ndarray:
@@ -99,6 +117,11 @@ def read_with_fewer_labels(rows: np.ndarray, task: Task, measures: Measures, pro
 def figures_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The metrics among kept arrays."""
     return {metric: arrays[metric] for metric in METRICS if metric in arrays}
+
+
+def _check_scores(scores: np.ndarray, shape: tuple[int, int], task: Task) -> None:
+    if scores.shape != shape or not np.isfinite(scores).all():
+        raise InputError(f"Expected finite scores of the shape {shape} on {task.name}, got {scores.shape}; mend the method's scores.")
 
 
 def _figures(task: Task, folds: list[Fold], parts: Sequence[np.ndarray], measures: Measures, began: float) -> dict[str, np.ndarray]:

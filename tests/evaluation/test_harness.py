@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_evaluation import PROBE, Broken, Count, Shares, Words, settings, tables
+from small_evaluation import PROBE, Broken, Count, Shares, Together, Words, settings, tables
 
 from lurm.evaluation.dataset import _catalogue, make_dataset, micros
 from lurm.evaluation.evaluation_settings import MethodSettings, TaskSettings, ViewSettings
@@ -109,6 +109,20 @@ def test_every_method_is_tested_on_the_same_users_of_the_same_folds(tmp_path):
     one, two = registry.made["one"][0], registry.made["two"][0]
     assert one.handed == two.handed and len(one.handed) == 3 * len({task for _, task in outcomes[0].figures})
     assert same(outcomes[1], outcomes[2])
+
+
+def test_a_joint_method_is_trained_once_and_again_for_other_tasks(tmp_path):
+    """Its scores of a task hang on the labels of all."""
+    methods = (MethodSettings(("words", "together")),)
+    registry = Registry(words=Words, together=Together)
+    first = run(tmp_path, registry, methods=methods)
+    assert [len(method.handed) for method in registry.made["together"]] == [1] and first[1].width == 0
+    assert {probe for probe, _ in first[1].figures} == {"supervised"} and len(first[1].figures) == len(first[0].figures)
+    again = Registry(words=Words, together=Together)
+    assert all(same(*pair) for pair in zip(first, run(tmp_path, again, methods=methods), strict=True)) and again.fits("together") == 0
+    fewer = Registry(words=Words, together=Together)
+    run(tmp_path, fewer, methods=methods, tasks=settings().tasks[:1])
+    assert [len(method.handed) for method in fewer.made["together"]] == [1], "trained on fewer tasks it is another model"
 
 
 def test_one_failure_stops_nobody_else(tmp_path, caplog):

@@ -4,12 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_evaluation import PROBE, Shares
+from small_evaluation import PROBE, Shares, Together
 
 from lurm.errors import InputError
 from lurm.evaluation.evaluation_settings import ProbeSettings
 from lurm.evaluation.feature_scales import scaled
-from lurm.evaluation.readings import Measures, _fewer, figures_of, make_measures, read_features, read_labels_itself, read_with_fewer_labels
+from lurm.evaluation.readings import (
+    Measures,
+    _fewer,
+    figures_of,
+    learn_jointly,
+    make_measures,
+    read_features,
+    read_labels_itself,
+    read_scores,
+    read_with_fewer_labels,
+)
 from lurm.evaluation.resampling import measure
 from lurm.evaluation.tasks import Task
 
@@ -74,6 +84,23 @@ def test_supervised_methods_see_the_same_folds_once_and_are_held_to_their_shape(
     method.scores = lambda *handed: np.full((2, 2), np.nan)
     with pytest.raises(InputError, match=r"Expected finite scores of the shape \(50, 2\) on t, got \(2, 2\)"):
         read_labels_itself(method, users, task, measures)
+
+
+def test_joint_scores_are_of_equal_parts_measured_on_the_folds_of_all():
+    rows, task = planted()
+    other = replace(task, name="of some", rows=np.arange(20, 120), labels=task.labels[20:120], truth=task.truth[20:120],
+                    candidates=task.candidates[20:120])  # fmt: skip
+    measures = measures_of(PROBE, [task, other], np.arange(150))
+    users = np.array([f"u{number}" for number in range(150)], object)
+    method = Together()
+    scores = learn_jointly(method, users, [task, other], PROBE)
+    (handed, _, sizes), = method.handed
+    assert list(handed) == users.tolist() and sizes.tolist() == [50, 50, 50] and [len(scores[name]) for name in ("t", "of some")] == [150, 100]
+    right = np.stack([1 - task.labels, task.labels], axis=1).astype(float)
+    assert read_scores(right, task, measures)["auc"].shape[0] == 1 and read_scores(right, task, measures)["auc"][0, 0] == 1.0
+    method.scores_of_all = lambda *handed: [np.full((2, 2), np.nan)] * 2
+    with pytest.raises(InputError, match=r"Expected finite scores of the shape \(150, 2\) on t, got \(2, 2\)"):
+        learn_jointly(method, users, [task, other], PROBE)
 
 
 def test_users_for_validation_and_for_test_are_told_apart():

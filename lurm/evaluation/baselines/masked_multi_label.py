@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lurm.evaluation.baselines.attention import TransformerBlock
-from lurm.evaluation.baselines.behaviours import places_of, rows_for
+from lurm.evaluation.baselines.behaviours import rows_for
 from lurm.evaluation.baselines.day_words import (
     N_HOURS,
     N_LONG_POSITIONS,
@@ -33,7 +33,7 @@ from lurm.evaluation.baselines.fitted import fitted
 from lurm.evaluation.baselines.learning import held_out_batches, learn, seeded, train_and_held_out
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.sequences import Bundle, TitleSequences, title_sequences
-from lurm.evaluation.baselines.supervised import Task, classify
+from lurm.evaluation.baselines.supervised import Trained
 from lurm.evaluation.baselines.word_start import word_start
 from lurm.training import choose_device
 
@@ -59,26 +59,14 @@ class MaskedMultiLabel:
         return rows_for(self._behaviours, users, self._matrix)
 
 
-class MaskedMultiLabelTuned:
+class MaskedMultiLabelTuned(Trained):
     """Supervised: fine-tuned end to end from the pre-trained weights."""
 
-    def __init__(self, name: str, budget: Budget, seed: int, label_share: float = 1.0):
-        self.name, self.budget, self.seed, self.label_share = name, budget, seed, label_share
-        self.details: dict = {}
+    def begin(self, history: History) -> tuple["WordTransformer", dict]:
+        return pretrained(history, self.budget, self.seed)
 
-    def fit(self, history: History) -> None:
-        self._sequences = title_sequences(history)
-        self._start, cost = pretrained(history, self.budget, self.seed)
-        self.details = {"pretraining": cost}
-
-    def scores(self, users: Sequence[str], labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        task = Task(users, places_of(self._sequences.behaviours, users), np.asarray(labels), train, test)
-        found, cost = classify(
-            self._start, lambda numbers: word_batch(self._sequences, numbers, self.budget.max_behaviours), task, self.budget, self.seed,
-            self.label_share,
-        )  # fmt: skip
-        self.details = {**self.details, **cost}
-        return found
+    def batch_of(self, numbers: np.ndarray) -> WordBatch:
+        return word_batch(self.sequences, numbers, self.budget.max_behaviours)
 
 
 class WordTransformer(nn.Module):

@@ -1,7 +1,7 @@
 """What every method of the evaluation is: it sees a history, and gives one row per user, or scores learned from labels.
 
 In: a `History`, events before a cut and the catalogue. Out: a representation per user (`Method`), or class probabilities learned on the
-training users of a fold (`SupervisedMethod`). Nothing here knows a task, a probe or a file.
+training users of a fold (`SupervisedMethod`), or of all questions together (`JointMethod`). Nothing here knows a task, a probe or a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,4 +66,29 @@ class SupervisedMethod(Protocol):
 
     def scores(self, users: Sequence[str], labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
         """labels (n,) class numbers 0..C-1; train and test row numbers. (len(test), C) float64 class probabilities, rows sum to 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """Labels of some of the users."""
+
+    rows: np.ndarray  # (n,) whom it is asked, as numbers into all users
+    labels: np.ndarray  # (n,) class numbers 0..C-1
+    n_classes: int
+
+
+@runtime_checkable
+class JointMethod(Protocol):
+    """Trained on the labels of all questions together."""
+
+    name: str
+    details: dict
+
+    def fit(self, history: History) -> None:
+        """Vocabularies, sequences and pre-training; no labels."""
+        ...
+
+    def scores_of_all(self, users: Sequence[str], questions: Sequence[Question], parts: np.ndarray) -> list[np.ndarray]:
+        """parts (len(users),) int: (n, C) float64 class probabilities of each question, a user's learned without any label of his part."""
         ...

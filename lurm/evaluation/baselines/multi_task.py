@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from lurm.evaluation.baselines.attention import Recurrence, TransformerBlock
-from lurm.evaluation.baselines.behaviours import DAY, Behaviours, places_of, rows_for
+from lurm.evaluation.baselines.behaviours import DAY, Behaviours, rows_for
 from lurm.evaluation.baselines.day_words import N_PROFILE_CLASSES, WordBatch, word_batch
 from lurm.evaluation.baselines.fitted import fitted
 from lurm.evaluation.baselines.learning import held_out_batches, learn, seeded
@@ -28,7 +28,7 @@ from lurm.evaluation.baselines.masked_multi_label import WordInputs, embed_words
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.own_task import MONTHS, item_tags
 from lurm.evaluation.baselines.sequences import Bundle, TitleSequences, title_sequences
-from lurm.evaluation.baselines.supervised import Task, classify
+from lurm.evaluation.baselines.supervised import Trained
 from lurm.sampling import hash64_of_text, hash_of_text
 
 DIM, N_WORDS, N_CATEGORIES, N_TASKS, N_CLASSES = 128, 1_000, 130, 10, 4
@@ -53,25 +53,18 @@ class MultiTask:
         return rows_for(self._behaviours, users, self._matrix)
 
 
-class MultiTaskTuned:
+class MultiTaskTuned(Trained):
     """Supervised: fine-tuned end to end from the multi-task weights."""
 
     def __init__(self, name: str, budget: Budget, seed: int, kind: str = "wide-deep"):
-        self.name, self.budget, self.seed, self.kind = name, budget, seed, kind
-        self.details: dict = {}
+        super().__init__(name, budget, seed)
+        self.kind = kind
 
-    def fit(self, history: History) -> None:
-        self._sequences = title_sequences(history)
-        self._start, cost = pretrained(history, self.budget, self.seed, self.kind)
-        self.details = {"pretraining": cost}
+    def begin(self, history: History) -> tuple["Towers", dict]:
+        return pretrained(history, self.budget, self.seed, self.kind)
 
-    def scores(self, users: Sequence[str], labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        task = Task(users, places_of(self._sequences.behaviours, users), np.asarray(labels), train, test)
-        found, cost = classify(
-            self._start, lambda numbers: word_batch(self._sequences, numbers, self.budget.max_behaviours), task, self.budget, self.seed
-        )
-        self.details = {**self.details, **cost}
-        return found
+    def batch_of(self, numbers: np.ndarray) -> WordBatch:
+        return word_batch(self.sequences, numbers, self.budget.max_behaviours)
 
 
 class Towers(nn.Module):

@@ -9,15 +9,16 @@ from collections.abc import Callable
 from functools import partial
 
 from lurm.errors import ConfigError
-from lurm.evaluation.baselines.method import Budget, Method, SupervisedMethod
+from lurm.evaluation.baselines.method import Budget, JointMethod, Method, SupervisedMethod
 
-Factory = Callable[[Budget, int], Method | SupervisedMethod]
+AnyMethod = Method | SupervisedMethod | JointMethod
+Factory = Callable[[Budget, int], AnyMethod]
 D_SWEEP = (100, 300, 500, 1_000, 3_000, 10_000)
 LEARNING_RATES = (1e-3, 3e-4, 3e-3)  # what the searched rows try; the first is everybody's
 HISTORIES = {"2-months": 2, "1-year": 12, "2-years": 24}  # months before the cut
 
 
-def _make(module: str, class_name: str, name: str, settings: dict, budget: Budget, seed: int, **searched: object) -> Method | SupervisedMethod:
+def _make(module: str, class_name: str, name: str, settings: dict, budget: Budget, seed: int, **searched: object) -> AnyMethod:
     made = getattr(importlib.import_module(f"lurm.evaluation.baselines.{module}"), class_name)
     return made(name=name, budget=budget, seed=seed, **settings, **searched)
 
@@ -28,8 +29,15 @@ def _make_searched(module: str, class_name: str, name: str, settings: dict, budg
     return Searched(name, partial(_make, module, class_name, name, settings, budget, seed), {"learning_rate": LEARNING_RATES}, seed)
 
 
+def _make_joint(name: str, inner: Factory, budget: Budget, seed: int) -> JointMethod:
+    from lurm.evaluation.baselines.joint import Joint
+
+    return Joint(name, budget, seed, inner(budget, seed))
+
+
 METHODS: dict[str, Factory] = {}
 SUPERVISED: set[str] = set()  # the names whose methods are SupervisedMethods
+JOINT: set[str] = set()  # the names whose methods are JointMethods
 
 
 def _add(module: str, class_name: str, name: str, /, supervised: bool = False, **settings: object) -> None:
@@ -38,7 +46,7 @@ def _add(module: str, class_name: str, name: str, /, supervised: bool = False, *
         SUPERVISED.add(name)
 
 
-def make_method(name: str, budget: Budget, seed: int) -> Method | SupervisedMethod:
+def make_method(name: str, budget: Budget, seed: int) -> AnyMethod:
     """A method by name; raises ConfigError for a name that there is not."""
     if name not in METHODS:
         raise ConfigError(f"Expected the name of a method, got {name!r}; known are {', '.join(METHODS)}.")
@@ -127,3 +135,8 @@ for _kind in ("word2vec", "doc2vec-dbow", "doc2vec-dm"):
 METHODS["sumn-searched"] = partial(_make_searched, "sumn", "Sumn", "sumn-searched", {})
 METHODS["ptum-hsa-searched"] = partial(_make_searched, "ptum", "Ptum", "ptum-hsa-searched", {"backbone": "hsa"})
 METHODS["coles-searched"] = partial(_make_searched, "coles", "Coles", "coles-searched", {})
+
+# Everything that is trained on labels, on those of all tasks together: a training a fifth of the users, not one for every fold of every task.
+for _name in sorted(SUPERVISED - {"counts-gbdt", "popularity"}):
+    METHODS[f"{_name}-joint"] = partial(_make_joint, f"{_name}-joint", METHODS[_name])
+    JOINT.add(f"{_name}-joint")

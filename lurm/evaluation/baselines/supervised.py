@@ -30,28 +30,45 @@ FEWEST_JUDGES = 12  # below, everybody learns and the last weights are taken
 PATIENCE = 4  # looks, of twelve, without improvement before training stops
 
 
-class SupervisedSequences:
-    """Supervised."""
+class Trained:
+    """Supervised: a model trained end to end on the labels of a fold. Families say what training starts from and how the model is fed."""
 
-    def __init__(self, name: str, budget: Budget, seed: int, architecture: str, pretraining: str | None = None, label_share: float = 1.0):
-        self.name, self.budget, self.seed = name, budget, seed
-        self.architecture, self.pretraining, self.label_share = architecture, pretraining, label_share
+    def __init__(self, name: str, budget: Budget, seed: int, label_share: float = 1.0):
+        self.name, self.budget, self.seed, self.label_share = name, budget, seed, label_share
         self.details: dict = {}
 
     def fit(self, history: History) -> None:
-        self._sequences = title_sequences(history)
-        self._start, cost = starting_model(history, self.architecture, self.pretraining, self.budget, self.seed)
+        self.sequences = title_sequences(history)
+        self.start, cost = self.begin(history)
         self.details = {"pretraining": cost} if cost else {}
 
-    def scores(self, users: Sequence[str], labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        def batch_of(numbers: np.ndarray) -> SequenceBatch:
-            return make_batch(self._sequences, numbers, *last_windows(self._sequences, numbers, self.budget.max_behaviours))
+    def begin(self, history: History) -> tuple[nn.Module, dict]:
+        """The module that training starts from, not to be changed, from batches to vectors of its `dim`; and what it cost."""
+        raise NotImplementedError
 
-        places = places_of(self._sequences.behaviours, users)
-        task = Task(users, places, np.asarray(labels), train, test)
-        found, cost = classify(self._start, batch_of, task, self.budget, self.seed, self.label_share)
+    def batch_of(self, numbers: np.ndarray) -> object:
+        """What the module reads, of users by number."""
+        raise NotImplementedError
+
+    def scores(self, users: Sequence[str], labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        task = Task(users, places_of(self.sequences.behaviours, users), np.asarray(labels), train, test)
+        found, cost = classify(self.start, self.batch_of, task, self.budget, self.seed, self.label_share)
         self.details = {**self.details, **cost, "label_share": self.label_share}
         return found
+
+
+class SupervisedSequences(Trained):
+    """Supervised, over title sequences."""
+
+    def __init__(self, name: str, budget: Budget, seed: int, architecture: str, pretraining: str | None = None, label_share: float = 1.0):
+        super().__init__(name, budget, seed, label_share)
+        self.architecture, self.pretraining = architecture, pretraining
+
+    def begin(self, history: History) -> tuple[SequenceModel, dict]:
+        return starting_model(history, self.architecture, self.pretraining, self.budget, self.seed)
+
+    def batch_of(self, numbers: np.ndarray) -> SequenceBatch:
+        return make_batch(self.sequences, numbers, *last_windows(self.sequences, numbers, self.budget.max_behaviours))
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 
 from lurm.errors import ConfigError
-from lurm.evaluation.baselines.method import Budget, History, Method, SupervisedMethod
-from lurm.evaluation.baselines.registry import METHODS, SUPERVISED, make_method
+from lurm.evaluation.baselines.method import Budget, History, JointMethod, Method, Question, SupervisedMethod
+from lurm.evaluation.baselines.registry import JOINT, METHODS, SUPERVISED, make_method
 
 NEEDS_GENSIM = {"word2vec", "doc2vec-dbow", "doc2vec-dm"}
 # Of a sweep one is enough in the quick suite, and the widest SMEN takes seconds a step.
 SLOW = {name for name in METHODS if name.startswith(("lurm-d", "lurm-bag-d"))} - {"lurm-bag-d300"} | {"lurm-1x1280", "lurm-months", "lurm-years"}
+SLOW |= JOINT - {"han-joint", "ptum-hsa-tuned-20-joint", "userbert-ml-tuned-joint"}  # what they start from is in the suite as it is
 BUDGET = Budget(steps=2, batch_size=6, max_behaviours=8)
 
 
@@ -63,10 +64,11 @@ def test_every_method_keeps_its_name_and_kind():
     for name in METHODS:
         method = make_method(name, BUDGET, 0)
         assert method.name == name and method.details == {}
-        assert isinstance(method, SupervisedMethod) == (name in SUPERVISED) and isinstance(method, Method) == (name not in SUPERVISED)
+        kinds = {Method: set(METHODS) - SUPERVISED - JOINT, SupervisedMethod: SUPERVISED, JointMethod: JOINT}
+        assert all(isinstance(method, kind) == (name in names) for kind, names in kinds.items())
 
 
-@pytest.mark.parametrize("name", named(sorted(set(METHODS) - SUPERVISED)))
+@pytest.mark.parametrize("name", named(sorted(set(METHODS) - SUPERVISED - JOINT)))
 def test_a_frozen_method_keeps_the_contract(name, tiny, perturbed):
     method = made(name)
     method.fit(tiny.history)
@@ -98,3 +100,21 @@ def test_a_supervised_method_keeps_the_contract(name, tiny, perturbed):
     turned = labels.copy()
     turned[test] = turned[test][::-1]
     assert np.array_equal(again.scores(users, turned, train, test), scores), "labels of the test users, the future or chance changed the scores"
+
+
+@pytest.mark.parametrize("name", named(sorted(JOINT)))
+def test_a_joint_method_keeps_the_contract(name, tiny, perturbed):
+    users = [*tiny.users[:30], "nobody"]
+    parts = np.arange(31) % 2
+    questions = [Question(np.arange(31), np.append(np.arange(30) % 3, 0), 3), Question(np.arange(5, 20), np.arange(15) // 2 % 2, 2)]
+    method = made(name)
+    method.fit(tiny.history)
+    scores = method.scores_of_all(users, questions, parts)
+    assert [one.shape for one in scores] == [(31, 3), (15, 2)] and all(one.dtype == np.float64 for one in scores)
+    assert all((one >= 0).all() and np.allclose(one.sum(axis=1), 1) for one in scores)
+    again = made(name)
+    again.fit(perturbed)
+    turned = [Question(one.rows, np.where(parts[one.rows] == 1, one.labels[::-1], one.labels), one.n_classes) for one in questions]
+    for question, one, other in zip(questions, scores, again.scores_of_all(users, turned, parts), strict=True):
+        same = parts[question.rows] == 1
+        assert np.array_equal(one[same], other[same]), "labels of users who are scored, the future or chance changed the scores"

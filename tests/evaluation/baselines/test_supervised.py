@@ -28,9 +28,9 @@ def test_the_planted_preference_is_learned(architecture, tiny):
 def test_fine_tuning_leaves_the_shared_start_as_it_was(tiny):
     method = SupervisedSequences("x", Budget(steps=3, batch_size=8, max_behaviours=8), 0, "hsa", pretraining="ptum")
     method.fit(tiny.history)
-    before = copy.deepcopy(method._start.state_dict())
+    before = copy.deepcopy(method.start.state_dict())
     method.scores(tiny.users, tiny.labels, np.arange(40), np.arange(40, 60))
-    assert all(torch.equal(value, before[name]) for name, value in method._start.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in method.start.state_dict().items())
     assert method.details["pretraining"]["steps"] == 3
 
 
