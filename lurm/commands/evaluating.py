@@ -21,6 +21,7 @@ def add(commands) -> None:
     evaluate.add_argument("--tasks", metavar="A,B", help="tasks, or groups of tasks (default: all)")
     evaluate.add_argument("--probes", metavar="A,B", help="some of the configured probes: logistic, logistic-dimension, mlp (default: all)")
     evaluate.add_argument("--fresh", default="", metavar="A,B", help="throw away what is kept of these methods first")
+    evaluate.add_argument("--earlier", metavar="DIR", help="show beside them what another run of this configuration has and this one lacks")
     evaluate.add_argument("--tables", action="store_true", help="run nothing: tables and page of what is kept")
     evaluate.add_argument("--quiet", action="store_true", help="only warnings and the result")
 
@@ -35,7 +36,7 @@ def _evaluate(options) -> int:
     settings = with_probes(settings, _names(options.probes)) if options.probes else settings
     directory = options.directory or str(Path("evaluation") / settings.name)
     methods = [] if options.tables else _names(options.methods)
-    found = evaluate(settings, options.data, directory, methods, _names(options.tasks), _names(options.fresh) or ())
+    found = evaluate(settings, options.data, directory, methods, _names(options.tasks), _names(options.fresh) or (), earlier=options.earlier)
     write_page(str(Path(directory) / "results.html"), evaluation_page(found.title, found.facts, found.rows, found.runs))
     print(found.markdown)
     print(f"tables and page: {directory}/results.md, results.html, results.parquet, runs.parquet")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lurm.errors import ConfigError
 from lurm.evaluation.dataset import Dataset, load_dataset
+from lurm.evaluation.earlier_results import read_earlier, with_earlier
 from lurm.evaluation.evaluation_settings import EvaluationSettings
 from lurm.evaluation.harness import Harness, jobs_of
 from lurm.evaluation.kept_scores import KeptScores
@@ -37,12 +38,13 @@ class Evaluated:
 
 def evaluate(
     settings: EvaluationSettings, data: str, directory: str, methods: Collection[str] | None = None, tasks: Collection[str] | None = None,
-    fresh: Collection[str] = (), registry: Mapping[str, Callable] | None = None,
+    fresh: Collection[str] = (), registry: Mapping[str, Callable] | None = None, earlier: str | None = None,
 ) -> Evaluated:
     """Run what is not kept, of `methods` (None: all; the baseline always, where any), and write the files.
 
     `tasks` are names of tasks or of their groups (None: all); `fresh` names methods whose kept files are thrown away first. Of other
-    methods the tables show what is kept. Raises ConfigError for a name that there is not, InputError for data that does not fit.
+    methods the tables show what is kept, and what the folder `earlier` of another run has. Raises ConfigError for a name that there is not,
+    InputError for data, or earlier results, that do not fit.
     """
     if registry is None:
         from lurm.evaluation.baselines.registry import METHODS
@@ -52,6 +54,7 @@ def evaluate(
     names = list(dict.fromkeys(job.method for job in jobs))
     chosen = set(names if methods is None else _named(methods, names, "--methods"))
     chosen |= {settings.baseline} if chosen else set()
+    before = None if earlier is None else read_earlier(earlier, settings.name)  # first: what is wrong with it is not to be told after hours
     dataset = load_dataset(settings, data, directory)
     made, notes = make_tasks(dataset, settings.tasks, settings.probe.folds)
     if tasks is not None:
@@ -70,6 +73,9 @@ def evaluate(
     runs = run_rows(settings, outcomes, len(dataset.history.items))
     title = f"{settings.name}, {len(dataset.users):,} users at {settings.cut}"
     facts.append(_reading(settings, measures))
+    if before is not None:
+        rows, runs, told = with_earlier(rows, runs, before, settings.baseline)
+        facts.append(told)
     text = markdown(title, facts, rows, runs)
     _write(Path(directory), text, rows, runs)
     return Evaluated(settings.name, title, facts, rows, runs, text)
