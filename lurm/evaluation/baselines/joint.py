@@ -55,9 +55,9 @@ class Joint:
             learners = learners[np.argsort(order[learners], kind="stable")]
             learners = learners[: max(2, round(self.inner.label_share * len(learners)))]
             asked = np.flatnonzero(parts == part)
-            logits, cost = _train_and_score(self.inner.start, self.inner.batch_of, places, labels, sizes, learners, asked, self.budget, self.seed)
+            answers, cost = _train_and_score(self.inner.start, self.inner.batch_of, places, labels, sizes, learners, asked, self.budget, self.seed)
             costs.append(cost)
-            for scores, values in zip(found, logits, strict=True):
+            for scores, values in zip(found, answers, strict=True):
                 scores[asked] = values
         self.details = {**self.details, "label_share": self.inner.label_share, "questions": len(questions), **_sum_of(costs)}
         return [scores[question.rows] for scores, question in zip(found, questions, strict=True)]
@@ -86,8 +86,8 @@ def _train_and_score(
     asked: np.ndarray, budget: Budget, seed: int,
 ) -> tuple[list[np.ndarray], dict]:  # fmt: skip
     """((len(asked), C) probabilities of each question, cost); `learners` and `asked` are rows of places and labels (n, Q)."""
-    shares = [(np.bincount(labels[learners, place][labels[learners, place] >= 0], minlength=size) + 1.0) for place, size in enumerate(sizes)]
-    logs = [np.log(counts / counts.sum()) for counts in shares]
+    counted = [np.bincount(labels[learners, place][labels[learners, place] >= 0], minlength=size) + 1.0 for place, size in enumerate(sizes)]
+    logs = [np.log(counts / counts.sum()) for counts in counted]
     found = [np.tile(np.exp(log), (len(asked), 1)) for log in logs]
     known = np.flatnonzero(places[asked] >= 0)
     if len(learners) < 2 or not len(known):
