@@ -6,9 +6,11 @@ Two real methods: TF-IDF of the titles and the number of events; one that learns
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lurm.evaluation.evaluation_settings import (
@@ -20,6 +22,7 @@ from lurm.evaluation.evaluation_settings import (
     ViewSettings,
 )
 
+FILES = DataSettings("events.parquet", "items.parquet", "users.parquet")
 CUT = "2021-01-01"
 CATEGORIES = ("tea", "tools", "toys", "yarn", "paint", "lamps")
 PROBE = ProbeSettings(folds=3, repeats=2, grid=(1.0,), resamples=60, label_shares=(0.5,), history_groups=2, seed=3)
@@ -47,6 +50,13 @@ def tables(seed: int = 0, n_users: int = 150) -> tuple[pa.Table, pa.Table, pa.Ta
     users = pa.table({"user_id": [f"u{user:03d}" for user in range(n_users)], "kind": ["a" if user % 2 == 0 else "b" for user in range(n_users)],
                       "age": [str(rng.integers(3)) for _ in range(n_users)], "open": [user % 10 != 0 for user in range(n_users)]})
     return events, catalogue, users
+
+
+def write_tables(folder: Path) -> Path:
+    """The tables as the files that `FILES` names."""
+    for name, table in zip(("events", "items", "users"), tables(), strict=True):
+        pq.write_table(table, folder / f"{name}.parquet")
+    return folder
 
 
 def settings(**changes) -> EvaluationSettings:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lurm.config import fingerprint
 from lurm.errors import ConfigError, LurmError
-from lurm.evaluation.baselines.method import Budget, History, JointMethod, Method, SupervisedMethod
+from lurm.evaluation.baselines.method import AnyMethod, Budget, History
 from lurm.evaluation.dataset import Dataset, table_fingerprint, view_of
 from lurm.evaluation.evaluation_settings import EvaluationSettings, budget_fields
 from lurm.evaluation.feature_scales import BLOCK, DIMENSION, check_features, scaled
@@ -83,7 +83,7 @@ class Harness:
     """Runs jobs on one data set; keeps what they give."""
 
     def __init__(self, settings: EvaluationSettings, dataset: Dataset, tasks: Sequence[Task], measures: Measures, kept: KeptScores,
-                 registry: Mapping[str, Callable[[Budget, int], Method | SupervisedMethod | JointMethod]]):
+                 registry: Mapping[str, Callable[[Budget, int], AnyMethod]]):
         self.settings, self.dataset, self.tasks, self.measures = settings, dataset, tasks, measures
         self.kept, self.registry = kept, registry
         self._histories: dict[str, tuple[History, str]] = {}
@@ -127,7 +127,7 @@ class _JobRun:
     def outcome(self) -> Outcome | None:
         """None where it is not kept and not to be computed."""
         try:
-            if hasattr(self.method, "scores") or hasattr(self.method, "scores_of_all"):
+            if self.joint or hasattr(self.method, "scores"):
                 self._supervised()
             else:
                 self._frozen()
@@ -141,8 +141,13 @@ class _JobRun:
         return self.result
 
     @cached_property
-    def method(self) -> Method | SupervisedMethod | JointMethod:
+    def method(self) -> AnyMethod:
         return self.harness.registry[self.job.method](self.job.budget, self.job.seed)
+
+    @property
+    def joint(self) -> bool:
+        """Whether the method learns the labels of all tasks together."""
+        return hasattr(self.method, "scores_of_all")
 
     @cached_property
     def key(self) -> str:
@@ -150,7 +155,7 @@ class _JobRun:
         return fingerprint(FORM, self.job.method, asdict(self.job.budget), self.job.seed, data)
 
     @cached_property
-    def fitted(self) -> Method | SupervisedMethod | JointMethod:
+    def fitted(self) -> AnyMethod:
         self.method.fit(self.harness.history(self.job.view)[0])
         return self.method
 
@@ -178,9 +183,8 @@ class _JobRun:
             self._take(probe, task, lambda task=task: read_features(self._scaled(arrays, probe), task, self.harness.measures, probe))
 
     def _supervised(self) -> None:
-        together = hasattr(self.method, "scores_of_all")
         for task in self.harness.tasks:
-            self._take(SUPERVISED, task, lambda task=task: self._learn_jointly(task) if together else self._learn(task))
+            self._take(SUPERVISED, task, lambda task=task: self._learn_jointly(task) if self.joint else self._learn(task))
 
     def _embed(self) -> dict[str, np.ndarray]:
         began, users = time.perf_counter(), self.harness.dataset.users
@@ -196,13 +200,13 @@ class _JobRun:
         return {**arrays, "fitting": np.array(fitting), "details": pack_text(getattr(method, "details", {}))}
 
     def _learn_jointly(self, task: Task) -> dict[str, np.ndarray]:
-        scores, seconds = self._joint
+        scores, seconds = self._joint_scores
         arrays = read_scores(scores[task.name], task, self.harness.measures)
         # Of one training for all tasks each has its share.
         return {**arrays, "fitting": np.array(seconds / len(self.harness.tasks)), "details": pack_text(getattr(self.method, "details", {}))}
 
     @cached_property
-    def _joint(self) -> tuple[dict[str, np.ndarray], float]:
+    def _joint_scores(self) -> tuple[dict[str, np.ndarray], float]:
         """Scores of all tasks, and the seconds they took."""
         began, harness = time.perf_counter(), self.harness
         return learn_jointly(self.fitted, harness.dataset.users, harness.tasks, harness.measures.settings), time.perf_counter() - began
@@ -223,7 +227,7 @@ class _JobRun:
         settings = self.harness.measures.settings
         parts = [settings.folds, self.harness.measures.repeats_of(probe), settings.seed, settings.resamples, settings.history_groups,
                  settings.validation_share]
-        if hasattr(self.method, "scores_of_all"):
+        if self.joint:
             parts += [one.digest for one in self.harness.tasks]  # each task's scores hang on the labels of all
         return f"{what}-{fingerprint(self.key, probe, task.digest, parts, [] if probe == SUPERVISED else list(settings.grid), list(more))}"
 

@@ -313,9 +313,10 @@ with engine.begin() as connection:
 scheduler, backfill = engine.connect(), Session()
 with backfill.begin_nested():
     backfill.execute(text("select count(*) from counts")).all()
-    other = threading.Thread(target=lambda: (scheduler.execute(text("insert into counts values (1)")), scheduler.commit()))
+    written = threading.Event()
+    other = threading.Thread(target=lambda: (scheduler.execute(text("insert into counts values (1)")), written.set(), scheduler.commit()))
     other.start()
-    other.join(1)  # it waits for the backfill, or has written: in neither case may the backfill fail
+    written.wait(5)  # it waits for the backfill, or has written: in neither case may the backfill fail
     backfill.execute(text("insert into counts values (2)"))
 backfill.commit()
 other.join(30)

@@ -5,30 +5,26 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_evaluation import PROBE, Count, Shares, Words, settings, tables
+from small_evaluation import FILES, PROBE, Count, Shares, Words, settings, write_tables
 
 from lurm.errors import InputError
 from lurm.evaluation.evaluation import evaluate
-from lurm.evaluation.evaluation_settings import DataSettings, MethodSettings
+from lurm.evaluation.evaluation_settings import MethodSettings
 
 METHODS = {"words": Words, "count": Count, "shares": Shares}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for name, table in zip(("events", "items", "users"), tables(), strict=True):
-        pq.write_table(table, folder / f"{name}.parquet")
-    return str(folder)
+    return write_tables(tmp_path_factory.mktemp("data"))
 
 
-def run(data: str, directory, *names: str, earlier=None, **changes):
-    files = DataSettings("events.parquet", "items.parquet", "users.parquet")
+def run(data, directory, *names: str, earlier=None, **changes):
     attributes = tuple(task for task in settings().tasks if task.kind == "attribute")
     contrasts = ("both: words - count",) if "count" in names else ()
-    asked = replace(settings(data=files, methods=(MethodSettings(names),), tasks=attributes, contrasts=contrasts), **changes)
+    asked = replace(settings(data=FILES, methods=(MethodSettings(names),), tasks=attributes, contrasts=contrasts), **changes)
     registry = {name: lambda budget, seed, name=name: METHODS[name](budget, seed, name) for name in names}
-    return evaluate(asked, data, str(directory), registry=registry, earlier=str(earlier) if earlier else None)
+    return evaluate(asked, str(data), str(directory), registry=registry, earlier=str(earlier) if earlier else None)
 
 
 @pytest.fixture(scope="module")

@@ -4,26 +4,22 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from small_evaluation import Count, Shares, Words, settings, tables
+from small_evaluation import FILES, Count, Shares, Words, settings, write_tables
 
 from lurm.errors import ConfigError
 from lurm.evaluation.evaluation import evaluate
-from lurm.evaluation.evaluation_settings import DataSettings, MethodSettings
+from lurm.evaluation.evaluation_settings import MethodSettings
 from lurm.evaluation.results import RESULTS, RUNS
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for name, table in zip(("events", "items", "users"), tables(), strict=True):
-        pq.write_table(table, folder / f"{name}.parquet")
-    return folder
+    return write_tables(tmp_path_factory.mktemp("data"))
 
 
 def small(**changes):
-    files = DataSettings("events.parquet", "items.parquet", "users.parquet")
     attributes = tuple(task for task in settings().tasks if task.kind in ("attribute", "activity"))
-    whole = settings(data=files, methods=(MethodSettings(("words", "count", "shares")),), tasks=attributes)
+    whole = settings(data=FILES, methods=(MethodSettings(("words", "count", "shares")),), tasks=attributes)
     return replace(whole, **changes)
 
 

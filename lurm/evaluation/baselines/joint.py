@@ -10,24 +10,16 @@ Adam, steps, judges and patience are those of `supervised`. Networks differ in h
 fold, so each network's are moved to the same mean over the users that it scores. That takes no label.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from lurm.evaluation.baselines.behaviours import places_of
-from lurm.evaluation.baselines.learning import learn, seeded
 from lurm.evaluation.baselines.method import Budget, History, Question
-from lurm.evaluation.baselines.sequence_models import DROPOUT
-from lurm.evaluation.baselines.sequences import Bundle
-from lurm.evaluation.baselines.supervised import FEWEST_JUDGES, JUDGES, PATIENCE, Trained
+from lurm.evaluation.baselines.supervised import UNKNOWN, Trained, logits_of, train_heads
 from lurm.sampling import hash_of_text
-from lurm.training import choose_device
-
-UNKNOWN = -1  # the label of a user whom a question is not asked
 
 
 class Joint:
@@ -63,24 +55,6 @@ class Joint:
         return [scores[question.rows] for scores, question in zip(found, questions, strict=True)]
 
 
-class Heads(nn.Module):
-    """A model from batches to vectors of its `dim`, and a linear layer for each question."""
-
-    def __init__(self, model: nn.Module, sizes: Sequence[int]):
-        super().__init__()
-        self.model, self.dropout, self.head, self.sizes = model, nn.Dropout(DROPOUT), nn.Linear(model.dim, sum(sizes)), list(sizes)
-
-    def forward(self, batch) -> tuple[torch.Tensor, ...]:
-        """(B, C) logits of each question."""
-        return self.head(self.dropout(self.model(batch))).split(self.sizes, dim=1)
-
-
-def joint_loss(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the labels (B, Q) that are known; 0 where none is."""
-    losses = [functional.cross_entropy(values, labels[:, place], ignore_index=UNKNOWN, reduction="sum") for place, values in enumerate(logits)]
-    return torch.stack(losses).sum() / (labels != UNKNOWN).sum().clamp_min(1)
-
-
 def _train_and_score(
     start: nn.Module, batch_of: Callable[[np.ndarray], object], places: np.ndarray, labels: np.ndarray, sizes: Sequence[int], learners: np.ndarray,
     asked: np.ndarray, budget: Budget, seed: int,
@@ -92,34 +66,12 @@ def _train_and_score(
     known = np.flatnonzero(places[asked] >= 0)
     if len(learners) < 2 or not len(known):
         return found, {}
-    n_judges = int(JUDGES * len(learners))
-    judges, learners = (learners[:n_judges], learners[n_judges:]) if n_judges >= FEWEST_JUDGES else (learners[:0], learners)
-    with seeded(seed):
-        network = Heads(copy.deepcopy(start), sizes)
-        network.head.bias.data.copy_(torch.from_numpy(np.concatenate(logs)))
-
-    def make(rows: np.ndarray) -> Bundle:
-        return Bundle(read=batch_of(places[rows]), labels=torch.from_numpy(labels[rows].astype(np.int64)))
-
-    size = min(budget.batch_size, len(learners))
-    cost = learn(
-        network, budget, seed, lambda rng, step: make(rng.choice(learners, size, replace=False)),
-        lambda batch: joint_loss(network(batch["read"]), batch["labels"]),
-        [make(judges[first : first + 256]) for first in range(0, len(judges), 256)], patience=PATIENCE, untrained_counts=False,
-    )  # fmt: skip
-    for place, (values, log) in enumerate(zip(_logits(network, batch_of, places[asked[known]]), logs, strict=True)):
+    network, cost = train_heads(start, batch_of, places, labels, logs, learners, budget, seed)
+    for place, (values, log) in enumerate(zip(logits_of(network, batch_of, places[asked[known]]), logs, strict=True)):
         moved = torch.log_softmax(values, dim=1)
         moved = moved - moved.mean(dim=0) + torch.from_numpy(log)
         found[place][known] = torch.softmax(moved, dim=1).numpy()
     return found, cost
-
-
-@torch.no_grad()
-def _logits(network: Heads, batch_of: Callable[[np.ndarray], object], numbers: np.ndarray) -> list[torch.Tensor]:
-    """(n, C) float64 of each question."""
-    device = choose_device("auto")
-    parts = [network(batch_of(numbers[first : first + 256]).to(device)) for first in range(0, len(numbers), 256)]
-    return [torch.cat([part[place] for part in parts]).double().cpu() for place in range(len(network.sizes))]
 
 
 def _sum_of(costs: Sequence[dict]) -> dict:

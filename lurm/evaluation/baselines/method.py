@@ -92,3 +92,6 @@ class JointMethod(Protocol):
     def scores_of_all(self, users: Sequence[str], questions: Sequence[Question], parts: np.ndarray) -> list[np.ndarray]:
         """parts (len(users),) int: (n, C) float64 class probabilities of each question, a user's learned without any label of his part."""
         ...
+
+
+AnyMethod = Method | SupervisedMethod | JointMethod

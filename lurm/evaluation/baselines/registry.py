@@ -9,9 +9,8 @@ from collections.abc import Callable
 from functools import partial
 
 from lurm.errors import ConfigError
-from lurm.evaluation.baselines.method import Budget, JointMethod, Method, SupervisedMethod
+from lurm.evaluation.baselines.method import AnyMethod, Budget, JointMethod, Method
 
-AnyMethod = Method | SupervisedMethod | JointMethod
 Factory = Callable[[Budget, int], AnyMethod]
 D_SWEEP = (100, 300, 500, 1_000, 3_000, 10_000)
 LEARNING_RATES = (1e-3, 3e-4, 3e-3)  # what the searched rows try; the first is everybody's

@@ -27,6 +27,7 @@ from lurm.training import choose_device
 
 JUDGES = 0.1  # of the training users
 FEWEST_JUDGES = 12  # below, everybody learns and the last weights are taken
+UNKNOWN = -1  # the label of a user whom a question is not asked
 PATIENCE = 4  # looks, of twelve, without improvement before training stops
 
 
@@ -98,43 +99,61 @@ def classify(
     known = np.flatnonzero(task.places[task.test] >= 0)
     if len(usable) < 2 or not len(known):
         return found, {}
-    n_judges = int(JUDGES * len(usable))
-    judges, learners = (usable[:n_judges], usable[n_judges:]) if n_judges >= FEWEST_JUDGES else (usable[:0], usable)
+    network, cost = train_heads(start, batch_of, task.places, labels[:, None], [np.log(shares)], usable, budget, seed)
+    found[known] = torch.softmax(logits_of(network, batch_of, task.places[task.test[known]])[0], dim=1).numpy()
+    return found, cost
+
+
+class Heads(nn.Module):
+    """A model from batches to vectors of its `dim`, and a linear layer for each question."""
+
+    def __init__(self, model: nn.Module, sizes: Sequence[int]):
+        super().__init__()
+        self.model, self.dropout, self.head, self.sizes = model, nn.Dropout(DROPOUT), nn.Linear(model.dim, sum(sizes)), list(sizes)
+
+    def forward(self, batch) -> tuple[torch.Tensor, ...]:
+        """(B, C) logits of each question."""
+        return self.head(self.dropout(self.model(batch))).split(self.sizes, dim=1)
+
+
+def train_heads(
+    start: nn.Module, batch_of: Callable[[np.ndarray], object], places: np.ndarray, labels: np.ndarray, logs: Sequence[np.ndarray],
+    learners: np.ndarray, budget: Budget, seed: int,
+) -> tuple[Heads, dict]:  # fmt: skip
+    """(network, cost): a copy of `start` with a head for each of Q questions, trained on the rows `learners` of places (n,) and labels (n, Q).
+
+    `logs`, Q arrays (C,), are the log shares that the heads start from; of the learners the first tenth judges.
+    """
+    n_judges = int(JUDGES * len(learners))
+    judges, learners = (learners[:n_judges], learners[n_judges:]) if n_judges >= FEWEST_JUDGES else (learners[:0], learners)
     with seeded(seed):
-        network = Classifier(copy.deepcopy(start), n_classes)
-        network.head.bias.data.copy_(torch.from_numpy(np.log(shares)))
+        network = Heads(copy.deepcopy(start), [len(log) for log in logs])
+        network.head.bias.data.copy_(torch.from_numpy(np.concatenate(logs)))
 
     def make(rows: np.ndarray) -> Bundle:
-        return Bundle(read=batch_of(task.places[rows]), labels=torch.from_numpy(labels[rows].astype(np.int64)))
+        return Bundle(read=batch_of(places[rows]), labels=torch.from_numpy(labels[rows].astype(np.int64)))
 
     size = min(budget.batch_size, len(learners))
     cost = learn(
         network, budget, seed, lambda rng, step: make(rng.choice(learners, size, replace=False)),
-        lambda batch: functional.cross_entropy(network(batch["read"]), batch["labels"]),
+        lambda batch: loss_of_known(network(batch["read"]), batch["labels"]),
         [make(judges[first : first + 256]) for first in range(0, len(judges), 256)], patience=PATIENCE, untrained_counts=False,
     )  # fmt: skip
-    found[known] = probabilities(network, batch_of, task.places[task.test[known]])
-    return found, cost
+    return network, cost
+
+
+def loss_of_known(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the labels (B, Q) that are known; 0 where none is."""
+    losses = [functional.cross_entropy(values, labels[:, place], ignore_index=UNKNOWN, reduction="sum") for place, values in enumerate(logits)]
+    return torch.stack(losses).sum() / (labels != UNKNOWN).sum().clamp_min(1)
 
 
 @torch.no_grad()
-def probabilities(network: nn.Module, batch_of: Callable[[np.ndarray], object], numbers: np.ndarray) -> np.ndarray:
-    """(n, C) float64, rows sum to 1."""
+def logits_of(network: Heads, batch_of: Callable[[np.ndarray], object], numbers: np.ndarray) -> list[torch.Tensor]:
+    """(n, C) float64 of each question."""
     device = choose_device("auto")
-    parts = [torch.softmax(network(batch_of(numbers[first : first + 256]).to(device)).double(), dim=1).cpu().numpy()
-             for first in range(0, len(numbers), 256)]  # fmt: skip
-    return np.concatenate(parts)
-
-
-class Classifier(nn.Module):
-    """A module from batches to vectors of its `dim`, and a linear layer on top."""
-
-    def __init__(self, model: nn.Module, n_classes: int):
-        super().__init__()
-        self.model, self.dropout, self.head = model, nn.Dropout(DROPOUT), nn.Linear(model.dim, n_classes)
-
-    def forward(self, batch) -> torch.Tensor:
-        return self.head(self.dropout(self.model(batch)))
+    parts = [network(batch_of(numbers[first : first + 256]).to(device)) for first in range(0, len(numbers), 256)]
+    return [torch.cat([part[place] for part in parts]).double().cpu() for place in range(len(network.sizes))]
 
 
 def starting_model(history: History, architecture: str, pretraining: str | None, budget: Budget, seed: int) -> tuple[SequenceModel, dict]:

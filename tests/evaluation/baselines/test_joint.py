@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from lurm.evaluation.baselines.joint import UNKNOWN, Heads, Joint, joint_loss
+from lurm.evaluation.baselines.joint import Joint
 from lurm.evaluation.baselines.method import Budget, Question
 from lurm.evaluation.baselines.sequences import Bundle
 from lurm.evaluation.baselines.supervised import SupervisedSequences
@@ -79,18 +79,3 @@ def test_fewer_labels_are_part_of_more(tiny):
         seen.append(set())
         joint.scores_of_all(tiny.users, [Question(np.arange(60), tiny.labels, 2)], odd)
     assert [len(one) for one in seen] == [12, 30, 60] and seen[0] < seen[1] < seen[2]
-
-
-def test_the_loss_is_a_mean_over_known_labels():
-    logits = [torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])]
-    labels = torch.tensor([[1, UNKNOWN], [0, 2]])
-    expected = (np.log(2) + np.log1p(np.exp(-2)) + np.log(3)) / 3
-    assert float(joint_loss(logits, labels)) == pytest.approx(expected, rel=1e-6)
-    assert float(joint_loss(logits, torch.full((2, 2), UNKNOWN))) == 0.0
-
-
-def test_each_question_has_a_head_of_its_own():
-    model = torch.nn.Linear(3, 4)
-    model.dim = 4
-    heads = Heads(model, [2, 3]).eval()
-    assert [tuple(one.shape) for one in heads(torch.zeros(5, 3))] == [(5, 2), (5, 3)]

@@ -11,7 +11,7 @@ from lurm.errors import ConfigError
 from lurm.evaluation.baselines.behaviours import behaviours_of, places_of
 from lurm.evaluation.baselines.method import Budget
 from lurm.evaluation.baselines.sequences import Bundle
-from lurm.evaluation.baselines.supervised import SupervisedSequences, Task, classify, starting_model
+from lurm.evaluation.baselines.supervised import UNKNOWN, Heads, SupervisedSequences, Task, classify, loss_of_known, starting_model
 
 BUDGET = Budget(steps=40, batch_size=16, max_behaviours=12)
 
@@ -57,3 +57,18 @@ def test_fewer_labels_are_part_of_more_and_strangers_are_given_shares(tiny):
 def test_an_unknown_start_is_told(tiny):
     with pytest.raises(ConfigError, match="got 'bert'"):
         starting_model(tiny.history, "hsa", "bert", BUDGET, 0)
+
+
+def test_the_loss_is_a_mean_over_known_labels():
+    logits = [torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])]
+    labels = torch.tensor([[1, UNKNOWN], [0, 2]])
+    expected = (np.log(2) + np.log1p(np.exp(-2)) + np.log(3)) / 3
+    assert float(loss_of_known(logits, labels)) == pytest.approx(expected, rel=1e-6)
+    assert float(loss_of_known(logits, torch.full((2, 2), UNKNOWN))) == 0.0
+
+
+def test_each_question_has_a_head_of_its_own():
+    model = torch.nn.Linear(3, 4)
+    model.dim = 4
+    heads = Heads(model, [2, 3]).eval()
+    assert [tuple(one.shape) for one in heads(torch.zeros(5, 3))] == [(5, 2), (5, 3)]
