@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from process_family import family, send
 from small_pipeline import (
     AS_OF,
     PINNED_STAGES,
@@ -70,13 +70,9 @@ class Killable:
         """SIGKILL to everything it started; the workers' daemon has left the process group, so all descendants are named one by one."""
         if self.process.poll() is not None:
             return False
-        started = psutil.Process(self.process.pid).children(recursive=True)
+        started = family(self.process.pid)
         os.killpg(self.process.pid, signal.SIGKILL)
-        for child in started:
-            try:
-                child.kill()
-            except psutil.NoSuchProcess:
-                continue
+        send(started, signal.SIGKILL)
         self.process.wait()
         return True
 

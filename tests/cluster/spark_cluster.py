@@ -17,8 +17,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import pyspark
+from process_family import family, listening, send
 
 ROOT = Path(__file__).resolve().parents[2]
 SPARK_CLASS = Path(pyspark.__file__).parent / "bin" / "spark-class"
@@ -70,9 +70,8 @@ class SparkCluster:
     def worker_at(self, port: int) -> int:
         """The worker whose executor listens on this port."""
         for number in range(self.n_workers):
-            for member in self._family(number):
-                if any(connection.status == psutil.CONN_LISTEN and connection.laddr.port == port for connection in member.net_connections("inet")):
-                    return number
+            if port in {taken for _, taken in listening(self.processes[f"worker{number}"].pid)}:
+                return number
         raise AssertionError(f"no executor listens on port {port}")
 
     def stop_worker(self, number: int) -> None:
@@ -88,17 +87,9 @@ class SparkCluster:
         self.processes.pop(f"worker{number}").wait()
 
     def _signal(self, number: int, sent: signal.Signals) -> None:
-        family = self._family(number)
-        assert len(family) > 1, "its executor is there"
-        for member in family:
-            try:
-                member.send_signal(sent)
-            except psutil.NoSuchProcess:
-                continue
-
-    def _family(self, number: int) -> list[psutil.Process]:
-        worker = psutil.Process(self.processes[f"worker{number}"].pid)
-        return [*worker.children(recursive=True), worker]
+        members = family(self.processes[f"worker{number}"].pid)
+        assert len(members) > 1, "its executor is there"
+        send(members, sent)
 
     def opened_of_the_driver(self) -> list[str]:
         """Paths of the driver that a Python worker has opened."""
@@ -106,17 +97,8 @@ class SparkCluster:
 
     def close(self) -> None:
         for worker in self.processes.values():
-            try:
-                family = psutil.Process(worker.pid).children(recursive=True)
-            except psutil.NoSuchProcess:
-                family = []
-            worker.kill()
+            send(family(worker.pid), signal.SIGKILL)
             worker.wait()
-            for member in family:
-                try:
-                    member.kill()
-                except psutil.NoSuchProcess:
-                    continue
         self.processes.clear()
 
     def _start(self, name: str, command: list[str], until: str) -> None:

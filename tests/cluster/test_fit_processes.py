@@ -6,14 +6,13 @@ A process that is killed ends the fit; the same call again goes on from the last
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from process_family import process_of_rank
 from small_pipeline import AS_OF, SMALL, make_context, run
 from test_interests import warehouse
 
@@ -89,11 +88,7 @@ def kill_rank(parent: int, rank: int, folder: Path, after: int, seconds: float =
             break
         assert time.monotonic() < end
         time.sleep(0.01)
-    for child in psutil.Process(parent).children(recursive=True):
-        if child.environ().get("LOCAL_RANK") == str(rank):
-            child.send_signal(signal.SIGKILL)
-            return
-    raise AssertionError(f"no process of rank {rank}")
+    process_of_rank(parent, rank).kill()
 
 
 @pytest.mark.slow

@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
+from process_family import family, process_of_rank, send
 from small_pipeline import AS_OF, SMALL, make_context, run
 from two_processes import run_two
 
@@ -164,8 +164,7 @@ class Torchrun:
         try:
             status = self.process.wait(seconds)
         finally:
-            for member in [*psutil.Process(self.process.pid).children(recursive=True), self.process] if self.process.poll() is None else []:
-                member.kill()
+            send(family(self.process.pid) if self.process.poll() is None else [], signal.SIGKILL)
         self.reader.join(10)
         return status, "".join(self.lines)
 
@@ -176,15 +175,7 @@ def kill_rank(parent: int, rank: int, warehouse: Path, seconds: float = 120.0) -
     while not list(warehouse.glob("work/*/checkpoint/checkpoint/info.json")):
         assert time.monotonic() < end
         time.sleep(0.01)
-    for child in psutil.Process(parent).children(recursive=True):
-        try:
-            told = child.environ()
-        except psutil.Error:
-            continue
-        if told.get("LOCAL_RANK") == str(rank) and "torch.distributed.run" not in " ".join(child.cmdline()):
-            child.send_signal(signal.SIGKILL)
-            return
-    raise AssertionError(f"no process of rank {rank}")
+    process_of_rank(parent, rank).kill()
 
 
 def trained(warehouse: Path, stage: str) -> tuple[str, dict]:

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 from airflow_process import ROOT, airflow_environment, python
+from process_family import has_ended
 from published import publish_day
 from test_house import imports_of
 
@@ -277,7 +277,7 @@ except Exception as error:
     assert "ended with exit code -15" in python(code, {**environment, "LURM_PYTHON": str(sleeper)})
     child = int((tmp_path / "child").read_text())
     for _ in range(50):
-        if not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE:
+        if has_ended(child):
             return
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)

@@ -1,6 +1,5 @@
 """Airflow as `make airflow` starts it: a real one, through its REST API, on SQLite and on PostgreSQL; and that it leaves nothing behind."""
 
-import contextlib
 import os
 import pwd
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from process_family import family, has_ended, listening
 from small_pipeline import SMALL, content, source_overrides
 from test_house import ROOT
 
@@ -76,8 +76,7 @@ class Airflow:
         return run_id, self.ended("lurm_example_consumer", run_id)
 
     def stop(self) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self.family = psutil.Process(self.process.pid).children(recursive=True)
+        self.family = family(self.process.pid)
         self.process.send_signal(signal.SIGINT)
         self.process.wait(timeout=90)
 
@@ -107,7 +106,7 @@ def story(warehouse, world, tmp_path_factory):
         told["dags"] = {dag["dag_id"]: dag for dag in airflow.ask("dags")["dags"]}
         told["import errors"] = airflow.ask("importErrors")["import_errors"]
         told["pools"] = {pool["name"]: pool["slots"] for pool in airflow.ask("pools")["pools"]}
-        told["listening"] = listening(airflow.process.pid)
+        told["listening"] = {address for address, _ in listening(airflow.process.pid)}
         told["later"] = airflow.trigger({"as_of": LATER}, datetime.now(UTC).isoformat())  # as the form of the web page does
         woken, told["consumer"] = airflow.woken()
         told["read"] = airflow.ask(f"dags/lurm_example_consumer/dagRuns/{woken}/taskInstances/read_table/xcomEntries/return_value")["value"]
@@ -120,14 +119,8 @@ def story(warehouse, world, tmp_path_factory):
         told["consumer runs"] = airflow.ask("dags/lurm_example_consumer/dagRuns")["total_entries"]
     finally:
         airflow.stop()
-    told["left"] = [process for process in airflow.family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    told["left"] = [process for process in airflow.family if process.is_running() and not has_ended(process.pid)]
     return told
-
-
-def listening(pid: int) -> set[str]:
-    """Addresses at which a process and its children listen."""
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return {connection.laddr.ip for process in family for connection in process.net_connections("inet") if connection.status == psutil.CONN_LISTEN}
 
 
 def backfill(airflow: Airflow, day: str) -> dict[str, dict]:
@@ -288,7 +281,7 @@ def test_stopping_ends_what_the_components_started(tmp_path):
     pids = [int(word) for word in answer.stdout.split()]
     assert len(pids) == 2
     for pid in pids:
-        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        assert has_ended(pid)
 
 
 def test_the_password_is_kept_and_nobody_else_can_read_it(tmp_path):
