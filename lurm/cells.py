@@ -1,8 +1,8 @@
 """The nearest of very many centroids, found in the cells that are nearest: an inverted file (Jegou et al. 2011) over centroids.
 
 In: unit centroids (K, d) float32, put into about 4 sqrt(K) cells, and unit vectors. Out: for each vector the nearest centroid among those of
-its nearest cells, and its cosine. Where the processor is quick in bfloat16 (lurm/rough_products.py) a first pass in bfloat16 finds the cells
-that can hold the nearest; what is told is always compared in float32.
+its nearest cells, and its cosine. Where there are compiled loops (lurm/rough_products.py) products in bfloat16 say which centroids can be the
+nearest; what is told is always compared in float32.
 
 Memory beyond the input: the centroids twice, and for each thread a block of vectors and at most about MOST_PAIRS pairs of a vector
 and a cell. Vectors may be a memory map.
@@ -16,37 +16,34 @@ import numpy as np
 
 from lurm.dealt_blocks import DealtPool, Pool
 from lurm.lloyd import directions
-from lurm.rough_products import MARGIN, available, bits, one_thread_a_product, to_bits
+from lurm.rough_products import Packed, available, one_thread_a_product, packed
 from lurm.row_sums import sums_by_number
 
 CELLS_PER_ROOT = 4.0  # cells are this times sqrt(K): many small ones hold fewer centroids that are looked at in vain
 ITERATIONS = 6
 BLOCK_ROWS, TILE_ROWS = 131_072, 2_048  # vectors that are sorted by cell together, at most; rows of a product
 PARTS, FEWEST_ROWS = 8, 8_192  # of fewer vectors as many blocks, for threads and processes; but below so many rows a cell's product is too small
-MOST_PAIRS = 4_000_000  # of a vector and a cell that are sorted together
-COLUMNS, HEIGHTS = 32, (128, 256, 512, 1_024, TILE_ROWS)  # of products in bfloat16
-NOTHING = np.int16(-32_768)
+MOST_PAIRS = 1_000_000  # of a vector and a cell that are sorted together
+WIDTHS = 16  # the compiled loops take multiples of this
 
 
 @dataclass(frozen=True)
 class Cells:
-    """Centroids sorted by cell: those of cell j are centroids[order[starts[j]:starts[j+1]]], numbers ascending within a cell."""
+    """Centroids sorted by cell: those of cell j, one or more, are centroids[order[starts[j]:starts[j+1]]], numbers ascending within a cell."""
 
     middles: np.ndarray  # (L, d) unit norm
     order: np.ndarray  # (K,) int32
     starts: np.ndarray  # (L + 1,) int64
     sorted: np.ndarray  # (K, d) the centroids in that order
-    rough: "RoughCells | None"  # where bfloat16 is quick
+    rough: "RoughCells | None"  # for the compiled loops
 
 
 @dataclass(frozen=True)
 class RoughCells:
-    """Bits of bfloat16 (lurm.rough_products): of the middles, and of the centroids by cell. Cells are filled up with zeros to multiples of
-    COLUMNS, because a library that makes its program for each shape of a product must not meet a new one in every cell."""
+    """Middles, and the centroids of each cell, in bfloat16."""
 
-    middles: np.ndarray  # (L, d) int16
-    centroids: np.ndarray  # (K and more, d) int16
-    starts: np.ndarray  # (L + 1,) int64
+    middles: Packed
+    centroids: Packed
 
 
 def cells_of(centroids: np.ndarray, pool: Pool | None = None, middles: np.ndarray | None = None) -> Cells:
@@ -58,19 +55,18 @@ def cells_of(centroids: np.ndarray, pool: Pool | None = None, middles: np.ndarra
         middles, where = flat_kmeans(centroids, centroids[first].copy(), ITERATIONS, each)
     else:
         middles, where = flat_kmeans(centroids, middles, 1, each)
+    filled, where = np.unique(where, return_inverse=True)
     order = np.argsort(where, kind="stable").astype(np.int32)
-    starts = np.searchsorted(where[order], np.arange(n_cells + 1))
-    ordered = centroids[order]
-    return Cells(middles, order, starts, ordered, _rough(middles, ordered, starts) if available() else None)
+    starts, middles, ordered = np.searchsorted(where[order], np.arange(len(filled) + 1)), middles[filled], centroids[order]
+    return Cells(middles, order, starts, ordered, _rough(middles, ordered, starts) if _loops_take(ordered) else None)
 
 
 def _rough(middles: np.ndarray, ordered: np.ndarray, starts: np.ndarray) -> RoughCells:
-    sizes = np.diff(starts)
-    ends = np.cumsum(-(-sizes // COLUMNS) * COLUMNS)
-    padded = np.concatenate([[0], ends])
-    filled = np.zeros((padded[-1], ordered.shape[1]), np.int16)
-    filled[np.repeat(padded[:-1] - starts[:-1], sizes) + np.arange(len(ordered))] = to_bits(ordered)
-    return RoughCells(to_bits(middles), filled, padded)
+    return RoughCells(packed(middles, np.array([0, len(middles)])), packed(ordered, starts))
+
+
+def _loops_take(vectors: np.ndarray) -> bool:
+    return available() and vectors.shape[1] % WIDTHS == 0
 
 
 def search(vectors: np.ndarray, cells: Cells, look: float, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
@@ -118,20 +114,34 @@ def _below_one(gap: float) -> float:
 
 
 def _search_block(block: np.ndarray, cells: Cells, look: float) -> tuple[np.ndarray, np.ndarray]:
-    rough = None if cells.rough is None else to_bits(block)
+    if cells.rough is not None:
+        return _search_roughly(block, cells, look)
     found, rows, looked, n_pairs, first = [], [], [], 0, 0
     for tile in tiles(len(block)):
-        mask = _near_cells(block[tile], cells.middles, look) if rough is None else _roughly_near_cells(rough[tile], cells.rough.middles, look)
+        mask = _near_cells(block[tile], cells.middles, look)
         n_looked = np.count_nonzero(mask, axis=1)
         row = np.repeat(np.arange(len(mask)), n_looked)
         looked.append((np.flatnonzero(mask) - row * len(cells.middles)).astype(np.uint16))
         rows.append((row + (tile.start - first)).astype(np.int32))
         n_pairs += len(row)
         if n_pairs >= MOST_PAIRS or tile.stop == len(block):
-            own, pairs = slice(first, tile.stop), (np.concatenate(rows), np.concatenate(looked))
-            found.append(_among(block[own], cells, *(pairs if rough is None else _promising(rough[own], cells, *pairs))))
+            found.append(_among(block[first : tile.stop], cells, np.concatenate(rows), np.concatenate(looked)))
             rows, looked, n_pairs, first = [], [], 0, tile.stop
     return tuple(np.concatenate(part) for part in zip(*found, strict=True))
+
+
+def _search_roughly(block: np.ndarray, cells: Cells, look: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same by the compiled loops."""
+    from lurm.rough_loops import search_cells
+    from lurm.rough_tiles import ROWS
+
+    ids, best = np.zeros(len(block), np.int32), np.full(len(block), -np.inf, np.float32)
+    most, rough = max(MOST_PAIRS, ROWS * len(cells.middles)), cells.rough
+    search_cells(
+        block, block.view(np.uint32), rough.middles.packs, rough.centroids.packs, rough.centroids.starts, cells.starts, cells.order, cells.sorted,
+        look, most, ids, best,
+    )  # fmt: skip
+    return ids, best
 
 
 def _near_cells(block: np.ndarray, middles: np.ndarray, look: float) -> np.ndarray:
@@ -142,38 +152,6 @@ def _near_cells(block: np.ndarray, middles: np.ndarray, look: float) -> np.ndarr
     mask = np.zeros(near.shape, bool)
     np.put_along_axis(mask, np.argpartition(near, -min(int(look), len(middles)), axis=1)[:, -min(int(look), len(middles)) :], True, axis=1)
     return mask
-
-
-def _roughly_near_cells(rough: np.ndarray, middles: np.ndarray, look: float) -> np.ndarray:
-    """The same from bits of bfloat16: of cells that are equally near by them, all."""
-    near = bits(rough, middles)
-    if look >= len(middles):
-        return np.ones(near.shape, bool)
-    if look >= 1:
-        last = np.partition(near, -int(look), axis=1)[:, -int(look)]
-    else:
-        least = (near.max(axis=1).astype(np.int32) << 16).view(np.float32) - np.float32(look)
-        last = np.where(least > 0, least.view(np.int32) >> 16, NOTHING).astype(np.int16)  # bits of negative numbers are in no order
-    return near >= last[:, None]
-
-
-def _promising(rough: np.ndarray, cells: Cells, rows: np.ndarray, looked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of pairs (row, cell) those whose best product, by bits of bfloat16, is so near the row's best that float32 has to decide."""
-    best = np.full(len(rows), NOTHING)
-    for cell, pairs in _by_cell(looked, len(cells.middles)):
-        columns = cells.rough.centroids[cells.rough.starts[cell] : cells.rough.starts[cell + 1]]
-        for tile in tiles(len(pairs)) if len(columns) else ():
-            some = pairs[tile]
-            best[some] = bits(rough[_filled(rows[some])], columns).max(axis=1)[: len(some)]
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))  # every row has a pair
-    top = np.maximum.reduceat(best, starts)
-    keep = best >= np.where(top > 0, top - MARGIN, NOTHING)[rows]  # bits of negative numbers are in no order: all are looked at
-    return rows[keep], looked[keep]
-
-
-def _filled(rows: np.ndarray) -> np.ndarray:
-    """Rows, the last of them again until their number is one of a few."""
-    return np.pad(rows, (0, next(height for height in HEIGHTS if height >= len(rows)) - len(rows)), mode="edge")
 
 
 def _among(block: np.ndarray, cells: Cells, rows: np.ndarray, looked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -204,9 +182,8 @@ def _by_cell(looked: np.ndarray, n_cells: int) -> Iterator[tuple[int, np.ndarray
 
 def flat_kmeans(vectors: np.ndarray, centroids: np.ndarray, n_iterations: int, each: Callable = map) -> tuple[np.ndarray, np.ndarray]:
     """Plain spherical k-means from given centroids, for what fits in the cache: (centroids, nearest of each vector)."""
-    rough = to_bits(vectors) if available() else None
     for iteration in range(n_iterations + 1):
-        ids = roughly_nearest(vectors, centroids, each, rough)
+        ids = roughly_nearest(vectors, centroids, each)
         if iteration == n_iterations:
             break
         centroids = directions(sums_by_number(vectors, ids, len(centroids)), centroids)
@@ -217,30 +194,24 @@ def flat_kmeans(vectors: np.ndarray, centroids: np.ndarray, n_iterations: int, e
     return centroids, ids
 
 
-def roughly_nearest(vectors: np.ndarray, centroids: np.ndarray, each: Callable = map, rough: np.ndarray | None = None) -> np.ndarray:
-    """The nearest of a few centroids, (n,) int64, by products that may be rough; `rough` are to_bits(vectors) where the caller has them.
+def roughly_nearest(vectors: np.ndarray, centroids: np.ndarray, each: Callable = map) -> np.ndarray:
+    """The nearest of a few centroids, (n,) int64, by products that may be rough.
 
     What all centroids have in common is taken off them: it says nothing about which is nearest, and of the small numbers that are left
     bfloat16 keeps eight bits as of large ones.
     """
-    if not available():
+    if not _loops_take(centroids):
         return np.concatenate(list(each(lambda tile: (vectors[tile] @ centroids.T).argmax(axis=1), tiles(len(vectors)))))
-    own = to_bits(_filled_up(centroids - centroids.mean(axis=0), -(-len(centroids) // COLUMNS) * COLUMNS))
+    from lurm.rough_loops import nearest_rough
+
+    own = packed(centroids - centroids.mean(axis=0), np.array([0, len(centroids)]))
 
     def one(tile: slice) -> np.ndarray:
-        rows = to_bits(vectors[tile]) if rough is None else rough[tile]
-        near = bits(_filled_up(rows, next(height for height in HEIGHTS if height >= len(rows))), own)[: len(rows)]
-        found = near.argmax(axis=1)
-        if len(wrong := np.flatnonzero(near[np.arange(len(found)), found] <= 0)):  # bits of negative numbers are in no order
-            found[wrong] = (vectors[tile][wrong] @ centroids.T).argmax(axis=1)
-        return found
+        ids = np.empty(tile.stop - tile.start, np.int64)
+        nearest_rough(vectors[tile].view(np.uint32), own.packs, len(centroids), ids)
+        return ids
 
     return np.concatenate(list(each(one, tiles(len(vectors)))))
-
-
-def _filled_up(rows: np.ndarray, n_rows: int) -> np.ndarray:
-    """Rows of zeros below, where there are fewer than n_rows."""
-    return rows if len(rows) == n_rows else np.concatenate([rows, np.zeros((n_rows - len(rows), rows.shape[1]), rows.dtype)])
 
 
 def tiles(n_rows: int) -> Iterator[slice]:

@@ -1,8 +1,7 @@
-"""Products of unit vectors in bfloat16, where the processor multiplies those several times as fast as float32 (AMX, AVX-512 BF16).
+"""Whether products of vectors in bfloat16 are quick here, their columns as they are kept for it, and the threads that compute products.
 
-A bfloat16 is a float32 without its last 16 bits. Vectors and products are kept as int16, through torch, which need not be installed: positive
-bfloat16 are in the order of their bits, and numpy takes maxima of 16-bit integers quickest. Good for finding what must be looked at again
-in float32. Without such a processor, or without torch, `available` is False and nobody calls the rest.
+What is computed with them is in `lurm.rough_loops`, for which numba is needed. Without it, or on a processor with short vectors, `available` is
+False and nobody calls `packed`.
 """
 
 import importlib.util
@@ -10,38 +9,44 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-MARGIN = 3  # units in the last place of a bfloat16 by which `bits` may put two products in the wrong order: rounded inputs and a rounded result
+ALIGNED = 64  # bytes
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Groups of columns (K, d) as `lurm.rough_tiles` reads them: group g lies in packs[starts[g]:starts[g + 1]] of 16 columns each."""
+
+    packs: np.ndarray  # (packs x 16 x d,) uint16
+    starts: np.ndarray  # (G + 1,) int64
 
 
 @cache
 def available() -> bool:
-    """Whether bfloat16 products are quick here."""
-    if importlib.util.find_spec("torch") is None:
+    """Whether the loops are there, and quicker than products in float32."""
+    if importlib.util.find_spec("numba") is None:
         return False
-    import torch
+    from lurm.vector_code import WIDE
 
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
-
-
-def to_bits(vectors: np.ndarray) -> np.ndarray:
-    """(n, d) float32, rounded to bfloat16, as int16."""
-    import torch
-
-    return torch.from_numpy(vectors if vectors.flags.writeable else vectors.copy()).bfloat16().view(torch.int16).numpy()
+    return WIDE
 
 
-def bits(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(n, d) and (m, d) of `to_bits` to (n, m): the bits of their products."""
-    import torch
+def packed(columns: np.ndarray, starts: np.ndarray) -> Packed:
+    """columns (K, d) float32, d a multiple of 16, in groups columns[starts[g]:starts[g + 1]], none of them empty."""
+    from lurm.rough_loops import pack_columns
+    from lurm.rough_tiles import LANES
 
-    left, right = (torch.from_numpy(side).view(torch.bfloat16) for side in (rows, columns))
-    return torch.mm(left, right.T).view(torch.int16).numpy()
+    pack_starts = np.concatenate([[0], np.cumsum(-(-np.diff(starts) // LANES))])
+    room = np.empty(pack_starts[-1] * LANES * columns.shape[1] + ALIGNED // 2, np.uint16)
+    first = -room.ctypes.data % ALIGNED // 2
+    packs = room[first : len(room) - ALIGNED // 2 + first]
+    pack_columns(columns.view(np.uint32), np.asarray(starts, np.int64), pack_starts, packs)
+    return Packed(packs, pack_starts)
 
 
 @contextmanager
@@ -49,7 +54,7 @@ def one_thread_a_product(n_threads: int | None = None) -> Iterator[ThreadPoolExe
     """A pool of n_threads (None: as many as cores may be used). Each product is computed by the thread that asks for it, so that results do
     not depend on how many there are."""
     n_threads = n_threads or usable_cores()
-    if not available():
+    if importlib.util.find_spec("torch") is None:
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
             yield pool
         return
@@ -57,7 +62,6 @@ def one_thread_a_product(n_threads: int | None = None) -> Iterator[ThreadPoolExe
 
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:

@@ -21,9 +21,10 @@ DOORS = (
     ("deltalake", ("lurm/objects.py", "lurm/store.py"), False),
     ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py", "lurm/report/", "lurm/evaluation/"), False),
     ("plotly", (), False),  # its script is read as a file
-    ("numba", ("lurm/smen/loops.py", "lurm/smen/register_tiles.py", "lurm/smen/vector_code.py"), False),
+    ("numba", ("lurm/smen/loops.py", "lurm/smen/register_tiles.py", "lurm/vector_code.py", "lurm/compiled_loops.py", "lurm/rough_loops.py",
+               "lurm/rough_tiles.py"), False),
     ("numba", ("lurm/report/interest_map.py",), True),
-    ("llvmlite", ("lurm/smen/register_tiles.py", "lurm/smen/vector_code.py"), False),
+    ("llvmlite", ("lurm/smen/register_tiles.py", "lurm/vector_code.py", "lurm/rough_tiles.py"), False),
     ("triton", ("lurm/smen/triton_bags.py",), False),
     ("umap", ("lurm/report/interest_map.py",), True),
     ("torch", ("lurm/kmeans.py", "lurm/standing.py", "lurm/rough_products.py", "lurm/dealt_blocks.py", "lurm/row_sums.py",
@@ -51,7 +52,7 @@ TESTED_IN = {
     "lurm/joining/label_spill.py": "tests/joining/test_label_join.py", "lurm/joining/embedding_units.py": "tests/joining/test_label_join.py",
     "lurm/errors.py": "tests/test_cli.py", "lurm/schema.py": "tests/test_staging.py", "lurm/interest_space.py": "tests/test_interests.py",
     "lurm/smen/batches.py": "tests/smen/test_smen_model.py",
-    **{f"lurm/smen/{name}.py": "tests/smen/test_loops.py" for name in ("register_tiles", "vector_code")},
+    **{f"lurm/{name}.py": "tests/smen/test_loops.py" for name in ("smen/register_tiles", "vector_code")},
     **{f"lurm/commands/{name}.py": "tests/test_cli.py" for name in ("arguments", "running", "inspecting", "releasing", "reading", "demo")},
     "lurm/item_encoder/stage.py": "tests/test_pipeline_end_to_end.py",
     "lurm/item_encoder/inference.py": "tests/item_encoder/test_item_encoder_fitting.py",
@@ -73,7 +74,7 @@ HELPERS = {"tests/conftest.py", "tests/published.py", "tests/moments.py", "tests
            "tests/faults.py", "tests/publishing_process.py", "tests/erasable.py", "tests/two_processes.py", "tests/small_release.py",
            "tests/report/conftest.py", "tests/planted_directions.py", "tests/small_evaluation.py", "tests/cluster/object_store.py",
            "tests/cluster/spark_cluster.py", "tests/cluster/driving_process.py", "tests/evaluation/baselines/conftest.py",
-           "tests/small_commands.py", "tests/cluster/cluster_run.py"}
+           "tests/small_commands.py", "tests/cluster/cluster_run.py", "tests/process_family.py"}
 
 
 def name_of(file: Path) -> str:

@@ -1,6 +1,6 @@
 """Whether SMEN's compiled loops (`lurm.smen.loops`) are taken, and where they are.
 
-They need numba, a CPU, float32 and a width that is a multiple of the vectors of `lurm.smen.vector_code`. Everything else takes torch's functions,
+They need numba, a CPU, float32 and a width that is a multiple of the vectors of `lurm.vector_code`. Everything else takes torch's functions,
 which give the same to about 1e-6. numba is imported when the first embedding asks for it.
 """
 

@@ -5,40 +5,22 @@
   gate_gradients   the same on the way back, for training.
 
 In and out: arrays, float32, written in place; widths are multiples of LANES. `lurm.smen.compiled` says when these are taken; the same in torch's
-functions stands beside every use, and tests hold one to the other. Machine code is kept on disk where numba finds a place for it, else made
-again in every process (seconds). No loop uses more than one thread or shares a sum between rows: a row's numbers hang on that row alone.
+functions stands beside every use, and tests hold one to the other. No loop shares a sum between rows: a row's numbers hang on that row alone.
 """
 
-import hashlib
-import inspect
-from collections.abc import Callable
+from functools import partial
 
-from numba import njit, types
+from numba import types
 
-from lurm.smen import register_tiles, vector_code
-from lurm.smen.register_tiles import ANCHORS, VECTORS, add_rows, fetch, gate_gradient_row, gate_row
-from lurm.smen.vector_code import LANES
+from lurm import compiled_loops, vector_code
+from lurm.smen import register_tiles
+from lurm.smen.register_tiles import ANCHORS, VECTORS, add_rows, gate_gradient_row, gate_row
+from lurm.vector_code import LANES, fetch
 
 FLOATS, MATRIX, LONGS = types.float32[::1], types.float32[:, ::1], types.int64[::1]
 AHEAD = 2  # bags whose rows are asked for before they are needed
-
-
-def compiled(*signature) -> Callable:
-    """Compile a loop at once, or take it from the disk; a folder that cannot be written or found is no error."""
-
-    def compile_now(function: Callable) -> Callable:
-        try:
-            function.__qualname__ += f"_{_digest()}"
-            return njit([types.void(*signature)], nogil=True, cache=True)(function)
-        except (RuntimeError, OSError):  # no place for a cache (a home that cannot be written), a full disk, no sources
-            return njit([types.void(*signature)], nogil=True)(function)
-
-    return compile_now
-
-
-def _digest() -> str:
-    """Of what the loops are made of in other files: numba looks at this file alone to see whether its machine code is of today."""
-    return hashlib.sha256("".join(map(inspect.getsource, (register_tiles, vector_code))).encode()).hexdigest()[:8]
+MADE_OF = (register_tiles, vector_code)
+compiled = partial(compiled_loops.compiled, types.void, made_of=MADE_OF)
 
 
 @compiled(MATRIX, MATRIX, LONGS, FLOATS, LONGS, LONGS, types.int64, MATRIX, types.float32[:, :, ::1])

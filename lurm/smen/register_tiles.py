@@ -1,7 +1,7 @@
 """The inner loops of SMEN on a processor, in registers: sums of weighted rows (equation 5) and the gates of a GRU.
 
 A loop in Python's words, compiled by numba, keeps its sums in memory, and a store for every addition is what it waits for. These are
-written in LLVM's own vectors (`lurm.smen.vector_code`): a number of We is read once for all anchors, and nothing is written before the end.
+written in LLVM's own vectors (`lurm.vector_code`): a number of We is read once for all anchors, and nothing is written before the end.
 
 All arguments are int64: numbers, and addresses of float32 numbers unless told otherwise. A sum is a chain of fused multiply-adds in the
 order of the cells, whatever the tile: a result depends on its own cells alone.
@@ -12,10 +12,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lurm.smen.vector_code import FLOAT, I32, I64, LANES, VECTOR, WIDE, constant, load, multiply_add, not_below_zero, pointer, sigmoid, spread, tanh
+from lurm.vector_code import FLOAT, I32, I64, LANES, VECTOR, WIDE, constant, load, multiply_add, not_below_zero, pointer, sigmoid, spread, tanh
 
 ANCHORS, VECTORS = (10, 2) if WIDE else (5, 2)  # of a tile: 20 sums in 32 registers, 10 in 16
-BYTES = ir.IntType(8).as_pointer()
 
 
 @intrinsic
@@ -117,20 +116,6 @@ def gate_gradient_row(typing, n_vectors, d_state, gates, proposed, previous, par
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), code
-
-
-@intrinsic
-def fetch(typing, address):
-    """Ask for the 64 bytes at an address, so that they are in the cache when they are wanted."""
-
-    def code(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        to_read, keep, data = (ir.Constant(I32, number) for number in (0, 3, 1))
-        builder.call(function, [builder.inttoptr(arguments[0], BYTES), to_read, keep, data])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), code
 
 
 def _tile(builder, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weights, weight_bytes, out, out_bytes, past_cache) -> None:

@@ -1,8 +1,4 @@
-"""The compiled loops against torch's functions and against numbers in double precision, and where their machine code is kept."""
-
-import os
-import subprocess
-import sys
+"""The compiled loops against torch's functions and against numbers in double precision."""
 
 import numpy as np
 import pytest
@@ -84,25 +80,3 @@ def test_the_way_back_is_that_of_torch(dim):
     ours = d.clone()
     _gate_gradients(loops, ours, gates, proposed, previous, torch.empty(30, 4 * dim))
     assert torch.allclose(ours, d * gates[:, dim : 2 * dim], atol=1e-6)
-
-
-def test_without_a_place_for_machine_code_it_is_made_again(monkeypatch):
-    asked = []
-
-    def jit(signatures, **options):
-        asked.append(options)
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function 'bags': no locator available for file 'loops.py'")
-        return lambda function: function
-
-    monkeypatch.setattr(loops, "njit", jit)
-    assert loops.compiled(loops.LONGS)(lambda numbers: None) is not None
-    assert [bool(options.get("cache")) for options in asked] == [True, False]
-
-
-def test_machine_code_is_kept_for_the_next_process(tmp_path):
-    """And is of these sources: the name of its file holds a digest of the other files it is made of."""
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", "from lurm.smen import loops; print(sum(loops.bags.stats.cache_hits.values()), loops._digest())"]
-    answers = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300).stdout.split() for _ in range(2)]
-    assert [hits for hits, _ in answers] == ["0", "1"] and list(tmp_path.rglob(f"loops.bags_{answers[0][1]}*.nbi"))

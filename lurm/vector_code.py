@@ -10,14 +10,31 @@ a number.
 
 import llvmlite.binding
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 LANES = 16 if WIDE else 8
 I32, I64, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR, WHOLE = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
+BYTES = ir.IntType(8).as_pointer()
 LOG2_E, ROUNDER, LARGEST = 1.4426950408889634, 12_582_912.0, 40.0
 POWER_OF_TWO = (0.0001535335726681125, 0.0013398876213024916, 0.009618437390745098, 0.055503324654280366, 0.2402264791312803, 0.6931472028586706, 1.0)
+
+
+@intrinsic
+def fetch(typing, address):
+    """Ask for the 64 bytes at an address, so that they are in the cache when they are wanted."""
+
+    def code(context, builder, signature, arguments):
+        kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        to_read, keep, data = (ir.Constant(I32, number) for number in (0, 3, 1))
+        builder.call(function, [builder.inttoptr(arguments[0], BYTES), to_read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), code
 
 
 def constant(number: float):

@@ -1,0 +1,129 @@
+"""The compiled search against numpy's products: nothing that rounding could hide is missed, and a row hangs on itself alone."""
+
+import numpy as np
+import pytest
+import torch
+from planted_directions import planted, unit
+
+from lurm import rough_loops
+from lurm.rough_loops import BLOCK_ROWS, ERROR, nearest_rough, search_cells
+from lurm.rough_products import packed
+from lurm.rough_tiles import LANES, ROWS
+
+
+def searched(rows: np.ndarray, middles: np.ndarray, groups: list[np.ndarray], look: float, most: int = 100_000):
+    """search_cells over cells that are given as the numbers of their centroids and the centroids."""
+    sizes = [len(numbers) for numbers, _ in groups]
+    starts, order = np.concatenate([[0], np.cumsum(sizes)]), np.concatenate([numbers for numbers, _ in groups]).astype(np.int32)
+    centroids = np.concatenate([vectors for _, vectors in groups])
+    inside, ids, best = packed(centroids, starts), np.zeros(len(rows), np.int32), np.full(len(rows), -np.inf, np.float32)
+    of_middles = packed(middles, np.array([0, len(middles)]))
+    search_cells(
+        rows, rows.view(np.uint32), of_middles.packs, inside.packs, inside.starts, starts, order, centroids, look, most, ids, best
+    )
+    return ids, best
+
+
+@pytest.fixture(scope="module")
+def world():
+    """700 rows and 333 centroids in 21 cells of 1 to 40, whose numbers are mixed."""
+    rng = np.random.default_rng(3)
+    centroids, rows = planted(333, 40, 1, d=64), planted(700, 40, 2, d=64)
+    where = np.sort(np.concatenate([np.arange(21), rng.integers(0, 21, 312) ** 2 // 20]))
+    numbers = rng.permutation(333)
+    groups = [(np.sort(numbers[where == cell]), centroids[np.sort(numbers[where == cell])]) for cell in range(21)]
+    return rows, centroids, unit(np.stack([own.mean(axis=0) for _, own in groups])), groups
+
+
+def test_packs_hold_what_torch_rounds_to():
+    columns = np.random.default_rng(0).standard_normal((21, 32)).astype(np.float32)
+    columns[0, :4] = 1 + 2.0**-8, 1 + 3 * 2.0**-8, 0, -0.0  # of two equally near the even one
+    found = packed(columns, np.array([0, 3, 21]))
+    assert found.starts.tolist() == [0, 1, 3] and found.packs.ctypes.data % 64 == 0
+    bits = torch.from_numpy(columns).bfloat16().view(torch.int16).numpy().view(np.uint16)
+    filled = np.concatenate([bits[[0, 1, 2] + [2] * 13], bits[3:], bits[[20] * 14]])
+    np.testing.assert_array_equal(found.packs.reshape(3, 16, LANES, 2).transpose(0, 2, 1, 3).reshape(48, 32), filled)
+
+
+def test_all_cells_are_exact(world):
+    rows, centroids, middles, groups = world
+    ids, best = searched(rows, middles, groups, look=21)
+    exact = rows @ centroids.T
+    np.testing.assert_array_equal(ids, exact.argmax(axis=1))
+    np.testing.assert_allclose(best, exact.max(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("look", [1, 3, 20, 0.05, 0.4])
+def test_only_the_cells_asked_for_are_looked_into(world, look):
+    rows, centroids, middles, groups = world
+    near = rows @ middles.T
+    limit = near.max(axis=1) - look if look < 1 else np.sort(near, axis=1)[:, -look]
+    sure = np.abs(near - limit[:, None]).min(axis=1, where=near != limit[:, None], initial=1) > ERROR  # rounding cannot change which
+    of_cell = np.empty(len(centroids), int)
+    for cell, (numbers, _) in enumerate(groups):
+        of_cell[numbers] = cell
+    allowed = (near >= limit[:, None])[:, of_cell]
+    expected = np.where(allowed, rows @ centroids.T, -np.inf)
+    assert sure.sum() > 20
+    ids, best = searched(rows, middles, groups, look)
+    np.testing.assert_array_equal(ids[sure], expected.argmax(axis=1)[sure])
+    np.testing.assert_allclose(best[sure], expected.max(axis=1)[sure], atol=1e-6)
+
+
+def test_a_row_hangs_on_itself_alone(world):
+    """However many come with it, and however few pairs are held at once."""
+    rows, _, middles, groups = world
+    whole = searched(rows, middles, groups, 0.3)
+    for part in (slice(0, 1), slice(3, 12), slice(100, 700)):
+        for found, expected in zip(searched(rows[part], middles, groups, 0.3), whole, strict=True):
+            np.testing.assert_array_equal(found, expected[part])
+    for found, expected in zip(searched(rows, middles, groups, 0.3, most=ROWS * len(middles)), whole, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_more_rows_than_a_block(world):
+    _, _, middles, groups = world
+    rows = planted(BLOCK_ROWS + 77, 40, 4, d=64)
+    ids, best = searched(rows, middles, groups, 2)
+    again = searched(rows[BLOCK_ROWS - 5 :], middles, groups, 2)
+    np.testing.assert_array_equal(ids[BLOCK_ROWS - 5 :], again[0])
+    assert (best > -1).all()
+
+
+def test_what_rounding_hides_is_found():
+    """Pairs of centroids, the nearer of which is the further one once numbers are rounded."""
+    rng = np.random.default_rng(5)
+    rows = unit(rng.standard_normal((400, 32)))
+    near = unit(np.repeat(rows, 4, axis=0) + 0.02 * rng.standard_normal((1_600, 32)))
+    exact = rows.astype(np.float64) @ near.T.astype(np.float64)
+    halves = (torch.from_numpy(side).bfloat16().double() for side in (rows, near))
+    rough = (next(halves) @ next(halves).T).numpy()
+    assert 20 < (rough.argmax(axis=1) != exact.argmax(axis=1)).sum() and np.abs(rough - exact).max() < ERROR
+    ids, _ = searched(rows, unit(near[:1]), [(np.arange(1_600), near)], 1)
+    assert (exact[np.arange(400), ids] > exact.max(axis=1) - 1e-6).all()
+
+
+def test_everything_may_be_far_away_and_equal_ones_have_an_order():
+    away = unit(-np.abs(np.random.default_rng(6).standard_normal((5, 16))))
+    rows = unit(np.abs(np.random.default_rng(7).standard_normal((9, 16))))
+    twice = [(np.array([4, 9]), away[[0, 0]]), (np.array([1, 3, 7]), away[[0, 1, 1]])]
+    ids, best = searched(rows, unit(np.stack([away[0], away[1]])), twice, 2)
+    expected = rows @ away[:2].T
+    assert (best < 0).all() and ids.tolist() == np.where(expected[:, 0] >= expected[:, 1], 1, 3).tolist()
+    np.testing.assert_allclose(best, expected.max(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 30])
+def test_the_nearest_of_a_few(n):
+    rows, columns = planted(n, 9, 1, d=32), np.concatenate([planted(37, 9, 2, d=32), planted(37, 9, 2, d=32)])
+    ids = np.empty(n, np.int64)
+    nearest_rough(rows.view(np.uint32), packed(columns, np.array([0, 74])).packs, 74, ids)
+    products = rows @ columns.T
+    assert (products[np.arange(n), ids] > products.max(axis=1) - 2 * ERROR).all() and ids.max() < 37, "of equal ones the lowest"
+
+
+def test_the_bound_is_kept_by_vectors_that_round_badly():
+    """Numbers half-way between two of bfloat16, whose errors all have one sign."""
+    bad = unit(np.full((1, 4_096), 1 + 2.0**-8 + 2.0**-20))
+    rounded_once = torch.from_numpy(bad).bfloat16().double()
+    assert abs(float(rounded_once @ rounded_once.T) - 1) < rough_loops.ERROR
