@@ -3,14 +3,16 @@
 In: bag embeddings of the non-empty periods. Out: the state after the last period of each user's grid. The result is that of a plain
 GRU run over every period from step 0 with zero inputs for empty ones (a test holds it to that); five things make it cheap:
 the state after k leading zero inputs is the same for everybody and computed once; sequences are packed, longest first, so that no
-padding is computed; a silent period costs the state's product alone, because that of a zero input is zero; on a CPU everything between
-the products is one compiled pass over rows that still lie in the cache (`lurm.smen.loops`); and the backward pass is written out, because
-autograd over slices of one large tensor fills a gradient of the whole tensor at every step (measured: 2.5 of 2.8 seconds of a training
-step with nn.GRU on a CPU).
+padding is computed; a silent period costs the state's product alone, because that of a zero input is zero; on a CPU a step is compiled loops over
+as many users as fit into the cache, who go through their lives together (`lurm.smen.loops`); and the backward pass is written out, because autograd
+over slices of one large tensor fills a gradient of the whole tensor at every step (measured: 2.5 of 2.8 seconds of a training step with nn.GRU on a
+CPU).
 """
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from lurm.smen.compiled import loops_for
 
 FEWEST_ROWS = 16  # of a matrix product, see _product
 ROWS_AT_A_TIME = 384  # of the compiled pass: what a product writes is still in the cache when it is read
+STEPS_OF_A_THREAD = 8  # fewer take less time than the thread
 NOTHING = np.empty((0, 0), np.float32)
 
 
@@ -48,6 +51,7 @@ class StepWeights(NamedTuple):
     input: torch.Tensor  # (H, 3H): reset, update, candidate
     state: torch.Tensor  # (H, 3H)
     bias: torch.Tensor  # (4H): of reset, update, candidate and the state's part of the candidate
+    packs: tuple[np.ndarray, np.ndarray] | None  # input and state for `loops.multiply`, where it is quicker than torch
 
 
 def pack(bags: SparseBags) -> Packing:
@@ -148,7 +152,7 @@ class _Recurrence(torch.autograd.Function):
         # Of the four parts of a step (candidate, reset, update, the state's part of the candidate) the input has the first three, the state the last.
         by_part = torch.cat([weight_in[2 * dim :], weight_in[: 2 * dim]])
         d_in, d_weight_state, d_bias = torch.zeros_like(by_part), torch.zeros_like(weight_state), weight_in.new_zeros(4 * dim)
-        loops, at_once = _loops_and_users(d_state, packing, n_anchors)
+        loops, at_once = _loops_and_users(d_state, packing, n_anchors, torch.get_num_threads())
         room = d_state.new_empty(at_once * n_anchors, 4 * dim)
         stop, last = len(gates), len(packing.ranks)
         for users, filled in zip(reversed(packing.running), reversed(packing.filled), strict=True):
@@ -186,10 +190,10 @@ def _gate_gradients(loops, d_state, gates, proposed, previous, room) -> torch.Te
     return room
 
 
-def _loops_and_users(state: torch.Tensor, packing: Packing, n_anchors: int) -> tuple[ModuleType | None, int]:
-    """The compiled loops, if they can be taken, and how many users go through a step at a time."""
+def _loops_and_users(state: torch.Tensor, packing: Packing, n_anchors: int, threads: int) -> tuple[ModuleType | None, int]:
+    """The compiled loops, if they can be taken, and how many users go through a step at a time, if so many threads multiply together."""
     loops, users = loops_for(state), packing.running[0]
-    return loops, users if loops is None else min(users, max(1, ROWS_AT_A_TIME * torch.get_num_threads() // n_anchors))
+    return loops, users if loops is None else min(users, max(1, ROWS_AT_A_TIME * threads // n_anchors))
 
 
 def _pieces(users: int, ranks: torch.Tensor, at_once: int) -> list[tuple[int, int, int, int]]:
@@ -205,26 +209,71 @@ def _pieces(users: int, ranks: torch.Tensor, at_once: int) -> list[tuple[int, in
 def _as_used(weight_in, weight_state, bias_in, bias_state) -> StepWeights:
     dim = weight_in.shape[0] // 3
     bias = torch.cat([bias_in[: 2 * dim] + bias_state[: 2 * dim], bias_in[2 * dim :], bias_state[2 * dim :]])
-    return StepWeights(weight_in.detach().T.contiguous(), weight_state.detach().T.contiguous(), bias.detach())
+    loops = loops_for(weight_in)
+    packs = tuple(_packs(weight.detach(), loops.LANES) for weight in (weight_in, weight_state)) if loops is not None and loops.WIDE else None
+    return StepWeights(weight_in.detach().T.contiguous(), weight_state.detach().T.contiguous(), bias.detach(), packs)
+
+
+def _packs(weight: torch.Tensor, lanes: int) -> np.ndarray:
+    """(3H, H) as (3H / lanes, H, lanes)."""
+    return weight.view(-1, lanes, weight.shape[1]).transpose(1, 2).contiguous().numpy()
 
 
 def _forward(inputs, start, weights, packing, saved=None):
-    """The recurrence of torch.nn.GRU; `saved` takes gates (N, 3H), the state's part of the candidate (N, H), the state before (N, H)."""
-    state, dim, first, place = start.detach().clone(memory_format=torch.contiguous_format), start.shape[1], 0, 0
-    n_anchors = len(start) // packing.running[0]
-    loops, at_once = _loops_and_users(state, packing, n_anchors)
-    step = _step if loops is None else partial(_compiled_step, loops)
-    rooms = tuple(state.new_empty(at_once * n_anchors, 3 * dim) for _ in range(2))  # what the products write
-    for users, filled in zip(packing.running, packing.filled, strict=True):
-        ranks = packing.ranks[place : place + filled]
-        for start_user, size, first_given, n_given in _pieces(users, ranks, at_once):
-            given = inputs[(place + first_given) * n_anchors : (place + first_given + n_given) * n_anchors]
-            rows = slice(start_user * n_anchors, (start_user + size) * n_anchors)
-            kept = None if saved is None else tuple(part[first + rows.start : first + rows.stop] for part in saved)
-            some_ranks = ranks[first_given : first_given + n_given] - start_user
-            step(given, some_ranks, state[rows], n_anchors, weights, rooms, kept)
-        first, place = first + users * n_anchors, place + filled
+    """The recurrence of torch.nn.GRU; `saved` takes gates (N, 3H), the state's part of the candidate (N, H), the state before (N, H).
+
+    So many users as fit into the cache go through all their steps together, side by side with others where each product is one thread's.
+    """
+    state, dim, n_users = start.detach().clone(memory_format=torch.contiguous_format), start.shape[1], packing.running[0]
+    n_anchors, threads = len(start) // n_users, torch.get_num_threads() if weights.packs is None else 1
+    loops, at_once = _loops_and_users(state, packing, n_anchors, threads)
+    n_parts = -(-n_users // at_once)
+    size = -(-n_users // n_parts)
+    edges = _edges(packing, [part * size for part in range(1, n_parts)])
+
+    @torch.no_grad()  # in every thread
+    def through_life(part: int) -> None:
+        rooms = tuple(state.new_empty(max(FEWEST_ROWS, size * n_anchors), 3 * dim) for _ in range(2))  # what the products write
+        first, place, begin = 0, 0, part * size
+        for users, filled, edge in zip(packing.running, packing.filled, edges, strict=True):
+            if users <= begin:
+                return
+            rows = slice(begin * n_anchors, min(begin + size, users) * n_anchors)
+            given, ranks = slice(place + edge[part], place + edge[part + 1]), packing.ranks[place + edge[part] : place + edge[part + 1]] - begin
+            kept = None if saved is None else tuple(part_of[first + rows.start : first + rows.stop] for part_of in saved)
+            some = inputs[given.start * n_anchors : given.stop * n_anchors]
+            _any_step(loops, some, ranks, state[rows], n_anchors, weights, rooms, kept)
+            first, place = first + users * n_anchors, place + filled
+
+    alone = weights.packs is None or len(packing.running) < STEPS_OF_A_THREAD
+    with _side_by_side(1 if alone else min(n_parts, torch.get_num_threads())) as each:
+        list(each(through_life, range(n_parts)))
     return state
+
+
+def _edges(packing: Packing, cuts: list[int]) -> list[list[int]]:
+    """For each time, where among its inputs users begin that are not below each cut; the first is 0, the last the number of inputs."""
+    if not cuts:
+        return [[0, filled] for filled in packing.filled]
+    ranks, found, place = packing.ranks.numpy(), [], 0
+    for filled in packing.filled:
+        found.append([0, *np.searchsorted(ranks[place : place + filled], cuts).tolist(), filled])
+        place += filled
+    return found
+
+
+@contextmanager
+def _side_by_side(n_threads: int) -> Iterator[Callable]:
+    """A map by n_threads."""
+    if n_threads == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        yield pool.map
+
+
+def _any_step(loops, *arguments) -> None:
+    _step(*arguments) if loops is None else _compiled_step(loops, *arguments)
 
 
 def _step(given, ranks, state, n_anchors, weights, rooms, kept) -> None:
@@ -249,10 +298,19 @@ def _step(given, ranks, state, n_anchors, weights, rooms, kept) -> None:
 
 
 def _compiled_step(loops, given, ranks, state, n_anchors, weights, rooms, kept) -> None:
-    """The same with the compiled pass."""
-    of_given, of_state = _product(given, weights.input, rooms[0][: len(given)]), _product(state, weights.state, rooms[1][: len(state)])
+    """The same with the compiled loops."""
+    of_given, of_state = (_compiled_product(loops, rows, weights, side, rooms[side]) for side, rows in enumerate((given, state)))
     silence, kept = np.zeros(rooms[0].shape[1], np.float32), (NOTHING,) * 3 if kept is None else tuple(part.numpy() for part in kept)
     loops.gates(of_given.numpy(), silence, ranks.numpy(), n_anchors, of_state.numpy(), weights.bias.numpy(), state.numpy(), *kept)
+
+
+def _compiled_product(loops, rows: torch.Tensor, weights: StepWeights, side: int, room: torch.Tensor) -> torch.Tensor:
+    """rows @ the weights of the input (side 0) or the state (1), in `room`."""
+    if weights.packs is None:
+        return _product(rows, weights[side], room[: len(rows)])
+    whole = rows if len(rows) >= loops.ROWS else whole_vectors(rows)
+    loops.multiply(whole.numpy(), weights.packs[side], room[: len(whole)].numpy())
+    return room[: len(rows)]
 
 
 def _of_users(rows: torch.Tensor, n_anchors: int) -> torch.Tensor:

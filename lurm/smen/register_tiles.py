@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from lurm.vector_code import FLOAT, I32, I64, LANES, VECTOR, WIDE, constant, load, multiply_add, not_below_zero, pointer, sigmoid, spread, tanh
 
 ANCHORS, VECTORS = (10, 2) if WIDE else (5, 2)  # of a tile: 20 sums in 32 registers, 10 in 16
+ROWS, PACKS = (8, 3) if WIDE else (4, 2)  # of a tile of a product: 24 sums, 8
 
 
 @intrinsic
@@ -43,6 +44,28 @@ def add_rows(typing, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weigh
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 11), code
+
+
+@intrinsic
+def multiply_rows(typing, n_packs, n_numbers, rows, row_bytes, packs, out, out_bytes):
+    """One tile of out = rows @ weight: ROWS rows of n_numbers numbers, n_packs (1 to PACKS) times LANES columns.
+
+    Columns lie in packs of LANES, (n_numbers, LANES) each, one after the other from `packs` on; rows are row_bytes apart, rows of out out_bytes.
+    """
+
+    def code(context, builder, signature, arguments):
+        done = builder.append_basic_block("done")
+        choice = builder.switch(arguments[0], done)
+        for n_packs in range(1, PACKS + 1):
+            block = builder.append_basic_block("tile")
+            choice.add_case(ir.Constant(I64, n_packs), block)
+            builder.position_at_end(block)
+            _tile_of_product(builder, n_packs, *arguments[1:])
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), code
 
 
 @intrinsic
@@ -144,3 +167,26 @@ def _tile(builder, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weights
                     written = builder.store(total, pointer(builder, place, 4 * LANES * (number % n_vectors)), align=4 * LANES if straight else 4)
                     if straight:
                         written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+
+
+def _tile_of_product(builder, n_packs, n_numbers, rows, row_bytes, packs, out, out_bytes) -> None:
+    first, numbers, store = builder.block, builder.append_basic_block("numbers"), builder.append_basic_block("store")
+    own_rows = [builder.add(rows, builder.mul(row_bytes, ir.Constant(I64, row))) for row in range(ROWS)]
+    own_packs = [builder.add(packs, builder.mul(n_numbers, ir.Constant(I64, 4 * LANES * pack))) for pack in range(n_packs)]
+    builder.branch(numbers)
+    builder.position_at_end(numbers)
+    number, sums = builder.phi(I64), [builder.phi(VECTOR) for _ in range(ROWS * n_packs)]
+    in_row, in_pack, added = builder.mul(number, ir.Constant(I64, 4)), builder.mul(number, ir.Constant(I64, 4 * LANES)), []
+    columns = [load(builder, builder.add(pack, in_pack)) for pack in own_packs]
+    for row in range(ROWS):
+        factor = spread(builder, load(builder, builder.add(own_rows[row], in_row), kind=FLOAT))
+        added += [multiply_add(builder, factor, columns[pack], sums[row * n_packs + pack]) for pack in range(n_packs)]
+    following = builder.add(number, ir.Constant(I64, 1))
+    for value, start, end in ((number, ir.Constant(I64, 0), following), *((old, constant(0.0), new) for old, new in zip(sums, added, strict=True))):
+        value.add_incoming(start, first)
+        value.add_incoming(end, numbers)
+    builder.cbranch(builder.icmp_signed("<", following, n_numbers), numbers, store)
+    builder.position_at_end(store)
+    for place, total in enumerate(added):
+        to = builder.add(out, builder.mul(out_bytes, ir.Constant(I64, place // n_packs)))
+        builder.store(total, pointer(builder, to, 4 * LANES * (place % n_packs)), align=4)

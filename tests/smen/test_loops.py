@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lurm.smen import loops
-from lurm.smen.recurrence import StepWeights, _gate_gradients, _step
+from lurm.smen.recurrence import StepWeights, _gate_gradients, _packs, _step
 
 NOTHING = np.empty((0, 0), np.float32)
 
@@ -53,6 +53,18 @@ def step_of_few(dim: int, n_anchors: int, ranks: list[int]):
     return given, torch.tensor(ranks, dtype=torch.int64), state, random(dim, 3 * dim) / 4, random(dim, 3 * dim) / 4, bias, kept
 
 
+@pytest.mark.parametrize("n_rows", [8, 9, 23, 64])
+@pytest.mark.parametrize("dim", [16, 48, 128])
+def test_a_product_is_that_of_torch_and_a_row_hangs_on_itself(dim, n_rows):
+    generator = torch.Generator().manual_seed(3)
+    rows, weight = torch.randn(n_rows, dim, generator=generator), torch.randn(3 * dim, dim, generator=generator)
+    packs, out, few = _packs(weight, loops.LANES), torch.empty(n_rows, 3 * dim), torch.empty(8, 3 * dim)
+    loops.multiply(rows.numpy(), packs, out.numpy())
+    torch.testing.assert_close(out, (rows.double() @ weight.double().T).float(), atol=3e-5, rtol=1e-5)
+    loops.multiply(rows[-8:].contiguous().numpy(), packs, few.numpy())
+    assert torch.equal(few, out[-8:])
+
+
 @pytest.mark.parametrize("ranks", [[0, 1, 2, 3, 4, 5], [0, 3, 5], [5], []])
 @pytest.mark.parametrize(("dim", "n_anchors"), [(16, 3), (48, 9), (128, 10)])
 def test_the_gates_are_a_step_in_torch(dim, n_anchors, ranks):
@@ -60,7 +72,7 @@ def test_the_gates_are_a_step_in_torch(dim, n_anchors, ranks):
     ours, our_kept = state.clone(), tuple(torch.empty_like(part) for part in kept)
     rooms = tuple(torch.empty(len(state), 3 * dim) for _ in range(2))
     products, silence = (given @ weight_in, state @ weight_state), np.zeros(3 * dim, np.float32)
-    _step(given, ranks, state, n_anchors, StepWeights(weight_in, weight_state, bias), rooms, kept)
+    _step(given, ranks, state, n_anchors, StepWeights(weight_in, weight_state, bias, None), rooms, kept)
     arguments = (products[0].numpy(), silence, ranks.numpy(), n_anchors, products[1].numpy(), bias.numpy())
     loops.gates(*arguments, ours.numpy(), *(part.numpy() for part in our_kept))
     assert torch.allclose(ours, state, atol=2e-6)

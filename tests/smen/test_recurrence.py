@@ -51,6 +51,24 @@ def test_a_state_does_not_depend_on_the_pieces(rows, monkeypatch):
     assert all(torch.allclose(ours, theirs, atol=1e-4) for ours, theirs in zip(gradients, others, strict=True)), "sums over rows are cut"
 
 
+def test_threads_change_no_state(monkeypatch):
+    """Users go through their lives side by side, with and without a gradient."""
+    alone, _ = both_ways(32, 9)
+    monkeypatch.setattr(recurrence, "ROWS_AT_A_TIME", 40)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        together, gradients = both_ways(32, 9)
+        with torch.no_grad():
+            gru, bags = gru_and_bags(32)
+            inputs = torch.relu(torch.randn(len(bags.users), 9, 32, generator=torch.Generator().manual_seed(4)))
+            frozen = last_states(gru, inputs, bags)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone, together) and all(gradient.abs().max() > 0 for gradient in gradients)
+    assert torch.allclose(alone, frozen, atol=1e-6)  # whose leading silence is computed step by step
+
+
 @pytest.mark.parametrize("switch", ["loops", "torch"])
 def test_silence_is_a_zero_input_to_the_bit(switch):
     """A user who is silent has no input; one whose input is zero has the same state."""
