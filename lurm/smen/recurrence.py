@@ -24,7 +24,7 @@ from lurm.smen.batches import SparseBags
 from lurm.smen.compiled import loops_for
 
 FEWEST_ROWS = 16  # of a matrix product, see _product
-ROWS_AT_A_TIME = 384  # of the compiled pass: what a product writes is still in the cache when it is read
+ROWS_AT_A_TIME = 640  # of the compiled loops: what a product writes is still in the cache when it is read
 STEPS_OF_A_THREAD = 8  # fewer take less time than the thread
 NOTHING = np.empty((0, 0), np.float32)
 
