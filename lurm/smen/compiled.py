@@ -1,7 +1,7 @@
-"""Whether SMEN's compiled loops (`lurm.smen.loops`) are taken, and where they are.
+"""Whether SMEN's compiled loops (`lurm.smen.loops`) and kernels (`lurm.smen.triton_bags`) are taken, and where they are.
 
-They need numba, a CPU, float32 and a width that is a multiple of the vectors of `lurm.vector_code`. Everything else takes torch's functions,
-which give the same to about 1e-6. numba is imported when the first embedding asks for it.
+Loops need numba, a CPU, float32 and a width that is a multiple of the vectors of `lurm.vector_code`, kernels Triton and a GPU that torch calls cuda.
+Everything else takes torch's functions, which give the same to about 1e-6. Both are imported when the first embedding asks for them.
 """
 
 from collections.abc import Iterator
@@ -22,8 +22,9 @@ def loops_for(tensor: torch.Tensor) -> ModuleType | None:
     return loops if loops is not None and tensor.shape[-1] % loops.LANES == 0 else None
 
 
-def switched_off() -> bool:
-    return _switched_off
+def kernels_for(tensor: torch.Tensor) -> ModuleType | None:
+    """`lurm.smen.triton_bags` if it can work on tensors like this one."""
+    return None if _switched_off or tensor.device.type != "cuda" or tensor.dtype != torch.float32 else _kernels()
 
 
 @contextmanager
@@ -44,3 +45,12 @@ def _loops() -> ModuleType | None:
     except ImportError:  # numba or llvmlite is not there
         return None
     return loops
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    try:
+        from lurm.smen import triton_bags
+    except ImportError:  # torch's builds for CPUs come without Triton
+        return None
+    return triton_bags

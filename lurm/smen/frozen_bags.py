@@ -6,14 +6,12 @@ caller takes the path of training.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from lurm.smen.compiled import loops_for, switched_off
+from lurm.smen.compiled import kernels_for, loops_for
 
 BAGS_AT_A_TIME = 256  # in torch's functions: what they read and write stays in the cache for all anchors
 BEYOND_THE_CACHE = 4 << 20  # bytes: results that are larger go to memory straight, so that We stays in the cache
@@ -26,8 +24,7 @@ def frozen_bags(weights: torch.Tensor, vectors: torch.Tensor, interests: torch.T
     """r (R, M, H) of eq. 5, row r at places[r]; interests (nnz,) int64, values (nnz,) float32. None where the path of training is the one to take."""
     places = torch.arange(len(offsets) - 1, device=offsets.device) if places is None else places
     if weights.device.type != "cpu":
-        ours = weights.device.type == "cuda" and weights.dtype == vectors.dtype == torch.float32 and not switched_off()
-        kernel = _triton_bags() if ours else None
+        kernel = kernels_for(vectors) if weights.dtype == vectors.dtype else None
         return kernel.bags(weights, vectors, interests, values, offsets, places) if kernel is not None else None
     loops = loops_for(vectors)
     if loops is None or weights.dtype != torch.float32:
@@ -70,12 +67,3 @@ def sums_of_torch(weights: torch.Tensor, vectors: torch.Tensor, interests: torch
                                                        include_last_offset=True)  # fmt: skip
         found.index_copy_(0, places[start : start + BAGS_AT_A_TIME], part.relu_())
     return found
-
-
-@cache
-def _triton_bags() -> ModuleType | None:
-    try:
-        from lurm.smen import triton_bags
-    except ImportError:  # torch's builds for CPUs come without Triton
-        return None
-    return triton_bags

@@ -24,6 +24,7 @@ from torch.nn import functional
 from lurm.schema import MONTH, SCALES, YEAR
 from lurm.smen.activity_traces import N_TRACES, traces_after, traces_of
 from lurm.smen.batches import SparseBags
+from lurm.smen.compiled import kernels_for
 from lurm.smen.frozen_bags import frozen_bags
 from lurm.smen.recurrence import last_states_packed, pack, whole_vectors
 
@@ -189,6 +190,8 @@ def _bag_embeddings(
     lengths = offsets.diff()
     if places is None:
         places = torch.arange(len(lengths), device=offsets.device)
+    if (kernels := kernels_for(vectors)) is not None and weights.dtype == vectors.dtype:
+        return kernels.trained_bags(weights, vectors, cells, values, offsets, places)
     order, parts, width, done = [], [], 1, 0
     while done < len(lengths):
         rows = ((lengths <= width) & (lengths > width // 2 if width > 1 else lengths <= 1)).nonzero().squeeze(1)
