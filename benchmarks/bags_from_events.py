@@ -49,7 +49,7 @@ SPACE, MODEL = "space-planted", "model-planted"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, nargs="+", default=[1_000_000], help="sizes of the log; 10^8 takes about 3 GB of disk and an hour")
+    parser.add_argument("--events", type=int, nargs="+", default=[1_000_000], help="sizes of the log; 10^8 takes some GB of disk and ten minutes")
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS), help="the skewed ones are made of the first size only")
     parser.add_argument("--interests", type=int, default=2_000)
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(), help="of each program")
@@ -249,6 +249,7 @@ def count_in_duckdb(folder: str, threads: int, memory_gb: float) -> dict:
 
     buckets = load_config(None, []).spark.user_buckets
     spill = Path(folder) / "duckdb"
+    spill.mkdir(exist_ok=True)  # DuckDB makes one folder, not two
     connection = duckdb.connect(config={"threads": threads, "memory_limit": f"{memory_gb}GB", "temp_directory": str(spill / "spill"),
                                         "preserve_insertion_order": False})
     events, interests = (f"read_parquet('{folder}/tables/{name}/**/*.parquet', hive_partitioning=true, hive_types_autocast=false)"
@@ -269,7 +270,6 @@ def count_in_duckdb(folder: str, threads: int, memory_gb: float) -> dict:
                 GROUP BY user_id, period, bucket ORDER BY period, bucket, user_id) TO '{spill}/years' {out}"""
 
     def to_files() -> None:
-        spill.mkdir(exist_ok=True)
         connection.execute(months)
         connection.execute(years)
 

@@ -6,6 +6,8 @@
 
 Rounding two unit vectors to bfloat16 changes their product by at most ERROR (each number by 2^-8 of itself, and the sum of the absolute products is
 at most 1), so what `search_cells` finds is what float32 finds in the same cells. A row's result depends on that row alone.
+
+numba lets go of an array after the last mention of its name. So an array whose address is used in a loop must be named in that loop.
 """
 
 import numpy as np
@@ -191,16 +193,15 @@ def nearest_rough(numbers, packs, n_columns, ids):
     n, width = numbers.shape
     n_packs = (n_columns + LANES - 1) // LANES
     products, at, bits = np.empty((ROWS, n_packs * LANES), np.float32), np.empty(ROWS, np.int64), np.empty(ROWS * width, np.uint16)
-    of_products, row_bytes = products.ctypes.data, n_packs * 4 * LANES
-    for own in range(ROWS):
-        at[own] = bits.ctypes.data + own * 2 * width
+    row_bytes = n_packs * 4 * LANES
     for first in range(0, n, ROWS):
         for own in range(ROWS):
+            at[own] = bits.ctypes.data + own * 2 * width
             for place in range(width):
                 _round(numbers[min(first + own, n - 1), place], bits, own * width + place)
-        _multiply_all(at.ctypes.data, packs.ctypes.data, n_packs, width // 2, of_products, row_bytes)
+        _multiply_all(at.ctypes.data, packs.ctypes.data, n_packs, width // 2, products.ctypes.data, row_bytes)
         for own in range(min(ROWS, n - first)):
-            of_own = of_products + own * row_bytes
+            of_own = products.ctypes.data + own * row_bytes
             top, pack, found = largest(of_own, n_packs), 0, 0
             while not found:
                 found = at_least(of_own + pack * 4 * LANES, top)

@@ -75,14 +75,14 @@ SMALL = {
     "benchmarks/bag.py": Small(added="--interests 500 --rows 200", rows=("lurm", "lurm, torch", "ten bags", "wide table", "float32 product:")),
     "benchmarks/embedding.py": Small(
         {"--active 0.33": "--active 0.33"}, added="--users 4 --months 12 --interests 500",
-        rows=(*(f"{name}{kind}" for name in ("plain module", "whole lives", "kept states") for kind in ("", ", bfloat16")),
-              "whole lives, torch", "kept states, torch")),
+        rows=("plain module", "whole lives", "whole lives, torch", "kept states", "kept states, torch")),
     "benchmarks/training.py": Small(
-        {"--users 4000": "--users 300", "--steps 8": "--steps 2", "--plain-steps 2": "--plain-steps 1", "--loader-steps 40": "--loader-steps 4"},
+        {"--users 4000": "--users 300", "--users 10000 1000000": "--users 300", "--steps 8": "--steps 2", "--steps 12": "--steps 2",
+         "--plain-steps 2": "--plain-steps 1", "--plain-steps 3": "--plain-steps 1", "--loader-steps 40": "--loader-steps 4"},
         added="--interests 200 --months 12 --set smen.batch_size=32 encoder.dim=16 smen.dim=16 smen.n_anchors=2 smen.shuffle_users=100",
         rows=tuple(f"300  {name}" for name in ("loader alone", "steps alone", "the same, torch", "steps with loader", "plain, alone"))),
     "benchmarks/bags_from_events.py": Small(
-        {"--events 200000": "--events 20000", "--events 1000000 10000000": "--events 20000", "--worlds even user interest": "--worlds user",
+        {"--events 200000": "--events 20000", "--events 10000000 100000000": "--events 20000", "--worlds even": "--worlds user",
          "--worlds even user": "--worlds user", "--memory-gb 2": "--memory-gb 1"},
         added="--interests 50 --threads 1", rows=("user",)),
     "benchmarks/table.py": Small(

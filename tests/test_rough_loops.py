@@ -122,6 +122,17 @@ def test_the_nearest_of_a_few(n):
     assert (products[np.arange(n), ids] > products.max(axis=1) - 2 * ERROR).all() and ids.max() < 37, "of equal ones the lowest"
 
 
+def test_rooms_are_kept_as_long_as_they_are_used():
+    """Of more than 32 MB, which the system takes back at once when they are let go of too early: then this process ends here."""
+    rng = np.random.default_rng(8)
+    columns, rows = unit(rng.standard_normal((1_100_000, 16))), unit(rng.standard_normal((8, 16)))
+    exact, ids = rows @ columns.T, np.empty(8, np.int64)
+    nearest_rough(rows.view(np.uint32), packed(columns, np.array([0, len(columns)])).packs, len(columns), ids)
+    assert (exact[np.arange(8), ids] > exact.max(axis=1) - 2 * ERROR).all()
+    found, _ = searched(rows, columns[:1], [(np.arange(len(columns)), columns)], 1)
+    np.testing.assert_array_equal(found, exact.argmax(axis=1))
+
+
 def test_the_bound_is_kept_by_vectors_that_round_badly():
     """Numbers half-way between two of bfloat16, whose errors all have one sign."""
     bad = unit(np.full((1, 4_096), 1 + 2.0**-8 + 2.0**-20))
