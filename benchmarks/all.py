@@ -80,9 +80,9 @@ def run(command: list[str], seconds: float) -> tuple[int | None, float, str]:
     """
     if seconds <= 0:
         return None, 0.0, ""
-    started = time.monotonic()
+    started, paths = time.monotonic(), os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True,
-                             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)})
+                             env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": paths})
     code = None
     try:
         output, _ = child.communicate(timeout=seconds)
