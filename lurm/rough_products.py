@@ -53,19 +53,8 @@ def packed(columns: np.ndarray, starts: np.ndarray) -> Packed:
 def one_thread_a_product(n_threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
     """A pool of n_threads (None: as many as cores may be used). Each product is computed by the thread that asks for it, so that results do
     not depend on how many there are."""
-    n_threads = n_threads or usable_cores()
-    if importlib.util.find_spec("torch") is None:
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
-            yield pool
-        return
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads or usable_cores()) as pool:
+        yield pool
 
 
 def usable_cores() -> int:

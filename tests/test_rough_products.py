@@ -1,11 +1,11 @@
-"""Threads that compute products, and when rough ones are taken: that the process is left as it was."""
+"""Threads that compute products, and when rough ones are taken."""
 
 import importlib.util
 
+import numpy as np
 import pytest
-import torch
+from threadpoolctl import threadpool_info
 
-from lurm import rough_products
 from lurm.rough_products import available, one_thread_a_product
 
 
@@ -18,17 +18,13 @@ def test_without_numba_there_are_no_rough_products(monkeypatch):
         available.cache_clear()
 
 
-def test_the_process_is_left_as_it_was():
-    before = torch.get_num_threads()
-    with pytest.raises(ValueError, match="stop"):
-        with one_thread_a_product(2):
-            raise ValueError("stop")
-    assert torch.get_num_threads() == before
+def test_the_threads_of_the_pool_compute_alone_and_the_process_is_left_as_it_was():
+    def threads_of_blas() -> set[int]:
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
 
-
-def test_the_threads_of_the_pool_compute_alone(monkeypatch):
-    with one_thread_a_product(2) as pool:
-        assert set(pool.map(lambda _: torch.get_num_threads(), range(4))) == {1}
-    monkeypatch.setattr(rough_products.importlib.util, "find_spec", lambda name: None)  # numpy alone
-    with one_thread_a_product(2) as pool:
-        assert list(pool.map(abs, [-1, 2])) == [1, 2]
+    np.ones((2, 2)) @ np.ones((2, 2))  # the library is there
+    before = threads_of_blas()
+    with pytest.raises(ValueError, match="stop"), one_thread_a_product(2) as pool:
+        assert list(pool.map(lambda number: (number, threads_of_blas()), range(4))) == [(number, {1}) for number in range(4)]
+        raise ValueError("stop")
+    assert threads_of_blas() == before

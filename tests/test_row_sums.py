@@ -1,4 +1,4 @@
-"""Sums of rows by hand, with torch and without, of a file that is read only."""
+"""Sums of rows by hand, by compiled loops and without, of a file that is read only."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from lurm import row_sums
 from lurm.row_sums import sums_by_number, weighted_sums
 
 
-@pytest.fixture(params=["torch", "numpy"], autouse=True)
+@pytest.fixture(params=["loops", "numpy"], autouse=True)
 def either(request, monkeypatch):
     if request.param == "numpy":
         monkeypatch.setattr(row_sums.importlib.util, "find_spec", lambda name: None)
