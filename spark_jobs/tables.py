@@ -18,7 +18,8 @@ from lurm.staging import STAGED, PartitionWriter, read_files, staged_rows
 from lurm.store import Store
 
 CHUNK_BYTES = 64 << 20  # of files that one task reads, where Spark does not cut them itself
-TASKS_A_CORE = 8  # at least, of work that could be cut further: nobody waits long for the last one
+TASKS_A_CORE = (2, 8)  # of work that could be cut further: the more, the less anybody waits for the last one,
+TASK_BYTES = 16 << 20  # but while a task reads less than this, its start (some 50 ms) costs more than the waiting
 COUNTED = "counted"  # in place of a path: a row of figures, not of a file
 
 
@@ -123,7 +124,8 @@ def stage_tasks(
                 yield from staged_rows(writer.write(produce(task, counted)))
                 yield from staged_rows([DataFile(COUNTED, 0, 0, "", dict(counted))])
 
-    chunks = _chunks(tasks, sizes, TASKS_A_CORE * spark.sparkContext.defaultParallelism) if sizes else [[task] for task in tasks]
+    fewest, most = (number * spark.sparkContext.defaultParallelism for number in TASKS_A_CORE)
+    chunks = _chunks(tasks, sizes, max(fewest, min(most, sum(sizes) // TASK_BYTES))) if sizes else [[task] for task in tasks]
     listing = spark.sparkContext.parallelize([(json.dumps(chunk),) for chunk in chunks], len(chunks)).toDF("tasks string")
     return _without_counts(_collect(listing.mapInArrow(work, from_arrow_schema(STAGED), profile=resources)), totals)
 
