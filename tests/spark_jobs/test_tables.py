@@ -130,6 +130,20 @@ def test_small_tasks_share_a_start(spark, store):
     assert {file.partition["batch"]: file.first_key for file in alone} == {str(number): f"i{number}" for number in range(50)}
 
 
+@pytest.mark.parametrize(("megabytes", "fewest", "most"), [(0.001, 4, 4), (16, 10, 16)])
+def test_the_less_there_is_to_read_the_fewer_starts(spark, store, megabytes, fewest, most):
+    def produce(task, counted):
+        from pyspark import TaskContext
+
+        counted[str(TaskContext.get().partitionId())] += 1
+        yield from ()
+
+    totals, tasks = Counter(), [{"batch": str(number)} for number in range(50)]
+    stage_tasks(spark, tasks, produce, store, ITEM_INTERESTS, "run1", rows_per_file=10, keys=["batch"], partition={"space_id": "s"}, totals=totals,
+                sizes=[int(megabytes * 2**20)] * 50)
+    assert sum(totals.values()) == 50 and fewest <= len(totals) <= most and spark.sparkContext.defaultParallelism == 2
+
+
 def test_what_a_worker_cannot_write_is_one_sentence(tmp_path, spark):
     """The error is raised on an executor, and must reach the user without two stack traces around it."""
     store = Store(str(tmp_path / "w"))
