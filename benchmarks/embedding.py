@@ -122,7 +122,7 @@ def _peak_of_ours(dim: int) -> float:
     """The same of the recurrence's own product on one thread; 0 where there is none."""
     rows = torch.randn(ROWS_AT_A_TIME, dim)
     loops = loops_for(rows)
-    if loops is None or not loops.WIDE:
+    if loops is None or not loops.MULTIPLIES:
         return 0.0
     packs, out = torch.randn(3 * dim // loops.LANES, dim, loops.LANES).numpy(), torch.empty(len(rows), 3 * dim).numpy()
 

@@ -55,7 +55,7 @@ def cells_of(centroids: np.ndarray, pool: Pool | None = None, middles: np.ndarra
         middles, where = flat_kmeans(centroids, centroids[first].copy(), ITERATIONS, each)
     else:
         middles, where = flat_kmeans(centroids, middles, 1, each)
-    filled, where = np.unique(where, return_inverse=True)
+    filled, where = np.unique(where, return_inverse=True)  # a cell without a centroid is none
     order = np.argsort(where, kind="stable").astype(np.int32)
     starts, middles, ordered = np.searchsorted(where[order], np.arange(len(filled) + 1)), middles[filled], centroids[order]
     return Cells(middles, order, starts, ordered, _rough(middles, ordered, starts) if _loops_take(ordered) else None)

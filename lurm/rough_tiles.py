@@ -15,11 +15,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lurm.vector_code import FLOAT, I32, I64, pointer
+from lurm.vector_code import FLOAT, I32, I64, choose, multiply_add, pointer, repeat, spread
 
 ROWS, PACKS, LANES = 8, 3, 16  # of a tile: 24 sums of 16 columns each, in 32 registers
 ONE_STEP = bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
 SUMS, PAIRS = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
+NOTHING = ir.Constant(SUMS, [0.0] * LANES)
 UPPER_HALF = ir.Constant(PAIRS, [-65_536] * LANES)
 
 
@@ -44,15 +45,7 @@ def multiply(typing, n_packs, rows, packs, n_pairs, out, out_bytes):
     """
 
     def code(context, builder, signature, arguments):
-        done, choice = builder.append_basic_block("done"), None
-        choice = builder.switch(arguments[0], done)
-        for n_packs in range(1, PACKS + 1):
-            block = builder.append_basic_block("tile")
-            choice.add_case(ir.Constant(I64, n_packs), block)
-            builder.position_at_end(block)
-            _tile(builder, n_packs, *arguments[1:])
-            builder.branch(done)
-        builder.position_at_end(done)
+        choose(builder, arguments[0], range(1, PACKS + 1), lambda n_packs: _tile(builder, n_packs, *arguments[1:]))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), code
@@ -69,9 +62,9 @@ def largest(typing, address, n_packs):
             return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
         def step(place, found):
-            return larger(_at(builder, address, place), found)
+            return [larger(_at(builder, address, place), found[0])]
 
-        return _across(builder, _chain(builder, n_packs, _at(builder, address, ir.Constant(I64, 0)), step), larger)
+        return _across(builder, *repeat(builder, n_packs, [_at(builder, address, ir.Constant(I64, 0))], step), larger)
 
     return types.float32(types.int64, types.int64), code
 
@@ -81,7 +74,7 @@ def at_least(typing, address, limit):
     """Which of LANES numbers are `limit` (float32) or more: a bit for each, the first the lowest."""
 
     def code(context, builder, signature, arguments):
-        found = builder.fcmp_ordered(">=", _at(builder, arguments[0], ir.Constant(I64, 0)), _spread(builder, arguments[1], SUMS))
+        found = builder.fcmp_ordered(">=", _at(builder, arguments[0], ir.Constant(I64, 0)), spread(builder, arguments[1], SUMS))
         return builder.zext(builder.bitcast(found, ir.IntType(LANES)), I64)
 
     return types.int64(types.int64, types.float32), code
@@ -105,33 +98,27 @@ def multiply_exactly(typing, row, column, n_parts):
         row, column, n_parts = arguments
 
         def step(place, sums):
-            return _fused(builder, _at(builder, row, place), _at(builder, column, place), sums)
+            return [multiply_add(builder, _at(builder, row, place), _at(builder, column, place), sums[0])]
 
-        return _across(builder, _chain(builder, n_parts, ir.Constant(SUMS, [0.0] * LANES), step), builder.fadd)
+        return _across(builder, *repeat(builder, n_parts, [NOTHING], step), builder.fadd)
 
     return types.float32(types.int64, types.int64, types.int64), code
 
 
 def _tile(builder, n_packs, rows, packs, n_pairs, out, out_bytes) -> None:
-    first, pairs, store = builder.block, builder.append_basic_block("pairs"), builder.append_basic_block("store")
     own = [builder.load(pointer(builder, rows, 8 * row, I64), align=8) for row in range(ROWS)]
     own_packs = [builder.add(packs, builder.mul(n_pairs, ir.Constant(I64, 64 * pack))) for pack in range(n_packs)]
-    builder.branch(pairs)
-    builder.position_at_end(pairs)
-    pair, sums = builder.phi(I64), [builder.phi(SUMS) for _ in range(ROWS * n_packs)]
-    columns = [builder.load(pointer(builder, builder.add(pack, builder.mul(pair, ir.Constant(I64, 64))), kind=PAIRS), align=64) for pack in own_packs]
-    columns, added = [_operand(builder, column) for column in columns], []
-    for row in range(ROWS):
-        two = builder.load(pointer(builder, builder.add(own[row], builder.mul(pair, ir.Constant(I64, 4))), kind=I32), align=4)
-        operand = _operand(builder, _spread(builder, two, PAIRS))
-        added += [_add_products(builder, sums[row * n_packs + pack], operand, columns[pack]) for pack in range(n_packs)]
-    following = builder.add(pair, ir.Constant(I64, 1))
-    starts = [(pair, ir.Constant(I64, 0), following)] + [(old, ir.Constant(SUMS, [0.0] * LANES), new) for old, new in zip(sums, added, strict=True)]
-    for value, start, end in starts:
-        value.add_incoming(start, first)
-        value.add_incoming(end, pairs)
-    builder.cbranch(builder.icmp_signed("<", following, n_pairs), pairs, store)
-    builder.position_at_end(store)
+
+    def add_pair(pair, sums):
+        in_row, in_pack, added = builder.mul(pair, ir.Constant(I64, 4)), builder.mul(pair, ir.Constant(I64, 64)), []
+        columns = [_operand(builder, builder.load(pointer(builder, builder.add(pack, in_pack), kind=PAIRS), align=64)) for pack in own_packs]
+        for row in range(ROWS):
+            two = builder.load(pointer(builder, builder.add(own[row], in_row), kind=I32), align=4)
+            operand = _operand(builder, spread(builder, two, PAIRS))
+            added += [_add_products(builder, sums[row * n_packs + pack], operand, columns[pack]) for pack in range(n_packs)]
+        return added
+
+    added = repeat(builder, n_pairs, [NOTHING] * (ROWS * n_packs), add_pair)
     for number, total in enumerate(added):
         place = builder.add(out, builder.mul(out_bytes, ir.Constant(I64, number // n_packs)))
         builder.store(total, pointer(builder, place, 4 * LANES * (number % n_packs), SUMS), align=4)
@@ -148,29 +135,9 @@ def _operand(builder, pairs):
 def _add_products(builder, sums, left, right):
     """sums + left[0] * right[0] + left[1] * right[1], in every lane."""
     if not ONE_STEP:
-        return _fused(builder, left[1], right[1], _fused(builder, left[0], right[0], sums))
+        return multiply_add(builder, left[1], right[1], multiply_add(builder, left[0], right[0], sums))
     kind = ir.FunctionType(SUMS, [SUMS, left.type, right.type])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512"), [sums, left, right])
-
-
-def _fused(builder, left, right, added):
-    kind = ir.FunctionType(SUMS, [SUMS] * 3)
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32"), [left, right, added])
-
-
-def _chain(builder, n, start, step):
-    """step(n - 1, ... step(1, step(0, start))) of n (1 or more) places."""
-    first, body, done = builder.block, builder.append_basic_block("body"), builder.append_basic_block("done")
-    builder.branch(body)
-    builder.position_at_end(body)
-    place, value = builder.phi(I64), builder.phi(SUMS)
-    after, following = step(place, value), builder.add(place, ir.Constant(I64, 1))
-    for phi, before, later in ((place, ir.Constant(I64, 0), following), (value, start, after)):
-        phi.add_incoming(before, first)
-        phi.add_incoming(later, body)
-    builder.cbranch(builder.icmp_signed("<", following, n), body, done)
-    builder.position_at_end(done)
-    return after
 
 
 def _across(builder, values, join):
@@ -183,9 +150,3 @@ def _across(builder, values, join):
 
 def _at(builder, address, place):
     return builder.load(pointer(builder, builder.add(address, builder.mul(place, ir.Constant(I64, 4 * LANES))), kind=SUMS), align=4)
-
-
-def _spread(builder, number, kind):
-    """One number in all lanes."""
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(PAIRS, [0] * LANES))

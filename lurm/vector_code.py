@@ -49,16 +49,44 @@ def pointer(builder, address, offset: int = 0, kind=VECTOR):
     return builder.inttoptr(builder.add(address, ir.Constant(I64, offset)) if offset else address, kind.as_pointer())
 
 
-def spread(builder, number):
+def spread(builder, number, kind=VECTOR):
     """One number in all lanes."""
-    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), ir.Constant(WHOLE, [0] * LANES))
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(I32, 0))
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
 
 
 def multiply_add(builder, left, right, added):
     """left * right + added, rounded once."""
-    kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32"), [left, right, added])
+    kind = ir.FunctionType(left.type, [left.type] * 3)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{left.type.count}f32"), [left, right, added])
+
+
+def repeat(builder, n, values, step):
+    """What n (1 or more) rounds of values = step(round, values) make of some values, which stay in registers."""
+    first, rounds, done = builder.block, builder.append_basic_block("rounds"), builder.append_basic_block("done")
+    builder.branch(rounds)
+    builder.position_at_end(rounds)
+    number, now = builder.phi(I64), [builder.phi(value.type) for value in values]
+    after, following = step(number, now), builder.add(number, ir.Constant(I64, 1))
+    for phi, start, end in zip([number, *now], [ir.Constant(I64, 0), *values], [following, *after], strict=True):
+        phi.add_incoming(start, first)
+        phi.add_incoming(end, rounds)
+    builder.cbranch(builder.icmp_signed("<", following, n), rounds, done)
+    builder.position_at_end(done)
+    return after
+
+
+def choose(builder, key, numbers, code):
+    """code(number) for the one of some whole numbers that the key is; nothing for another key."""
+    done = builder.append_basic_block("chosen")
+    choice = builder.switch(key, done)
+    for number in numbers:
+        block = builder.append_basic_block("choice")
+        choice.add_case(ir.Constant(I64, number), block)
+        builder.position_at_end(block)
+        code(number)
+        builder.branch(done)
+    builder.position_at_end(done)
 
 
 def not_below_zero(builder, value):

@@ -16,11 +16,12 @@ from numba import types
 from lurm import compiled_loops, vector_code
 from lurm.smen import register_tiles
 from lurm.smen.register_tiles import ANCHORS, PACKS, ROWS, VECTORS, add_rows, gate_gradient_row, gate_row, multiply_rows
-from lurm.vector_code import LANES, WIDE, fetch  # noqa: F401 - WIDE is asked for here
+from lurm.vector_code import LANES, WIDE, fetch
 
 FLOATS, MATRIX, LONGS = types.float32[::1], types.float32[:, ::1], types.int64[::1]
 AHEAD = 2  # bags whose rows are asked for before they are needed
 MADE_OF = (register_tiles, vector_code)
+MULTIPLIES = WIDE  # whether `multiply` is taken; with short vectors it was not measured
 compiled = partial(compiled_loops.compiled, types.void, made_of=MADE_OF)
 
 

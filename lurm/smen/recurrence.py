@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -210,7 +211,7 @@ def _as_used(weight_in, weight_state, bias_in, bias_state) -> StepWeights:
     dim = weight_in.shape[0] // 3
     bias = torch.cat([bias_in[: 2 * dim] + bias_state[: 2 * dim], bias_in[2 * dim :], bias_state[2 * dim :]])
     loops = loops_for(weight_in)
-    packs = tuple(_packs(weight.detach(), loops.LANES) for weight in (weight_in, weight_state)) if loops is not None and loops.WIDE else None
+    packs = tuple(_packs(weight.detach(), loops.LANES) for weight in (weight_in, weight_state)) if loops is not None and loops.MULTIPLIES else None
     return StepWeights(weight_in.detach().T.contiguous(), weight_state.detach().T.contiguous(), bias.detach(), packs)
 
 
@@ -227,6 +228,7 @@ def _forward(inputs, start, weights, packing, saved=None):
     state, dim, n_users = start.detach().clone(memory_format=torch.contiguous_format), start.shape[1], packing.running[0]
     n_anchors, threads = len(start) // n_users, torch.get_num_threads() if weights.packs is None else 1
     loops, at_once = _loops_and_users(state, packing, n_anchors, threads)
+    step = _step if loops is None else partial(_compiled_step, loops)
     n_parts = -(-n_users // at_once)
     size = -(-n_users // n_parts)
     edges = _edges(packing, [part * size for part in range(1, n_parts)])
@@ -242,7 +244,7 @@ def _forward(inputs, start, weights, packing, saved=None):
             given, ranks = slice(place + edge[part], place + edge[part + 1]), packing.ranks[place + edge[part] : place + edge[part + 1]] - begin
             kept = None if saved is None else tuple(part_of[first + rows.start : first + rows.stop] for part_of in saved)
             some = inputs[given.start * n_anchors : given.stop * n_anchors]
-            _any_step(loops, some, ranks, state[rows], n_anchors, weights, rooms, kept)
+            step(some, ranks, state[rows], n_anchors, weights, rooms, kept)
             first, place = first + users * n_anchors, place + filled
 
     alone = weights.packs is None or len(packing.running) < STEPS_OF_A_THREAD
@@ -270,10 +272,6 @@ def _side_by_side(n_threads: int) -> Iterator[Callable]:
         return
     with ThreadPoolExecutor(n_threads) as pool:
         yield pool.map
-
-
-def _any_step(loops, *arguments) -> None:
-    _step(*arguments) if loops is None else _compiled_step(loops, *arguments)
 
 
 def _step(given, ranks, state, n_anchors, weights, rooms, kept) -> None:

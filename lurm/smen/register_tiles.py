@@ -12,7 +12,23 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lurm.vector_code import FLOAT, I32, I64, LANES, VECTOR, WIDE, constant, load, multiply_add, not_below_zero, pointer, sigmoid, spread, tanh
+from lurm.vector_code import (
+    FLOAT,
+    I32,
+    I64,
+    LANES,
+    WIDE,
+    choose,
+    constant,
+    load,
+    multiply_add,
+    not_below_zero,
+    pointer,
+    repeat,
+    sigmoid,
+    spread,
+    tanh,
+)
 
 ANCHORS, VECTORS = (10, 2) if WIDE else (5, 2)  # of a tile: 20 sums in 32 registers, 10 in 16
 ROWS, PACKS = (8, 3) if WIDE else (4, 2)  # of a tile of a product: 24 sums, 8
@@ -29,18 +45,9 @@ def add_rows(typing, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weigh
     """
 
     def code(context, builder, signature, arguments):
-        done = builder.append_basic_block("done")
         key = builder.add(builder.mul(arguments[0], ir.Constant(I64, VECTORS + 1)), arguments[1])
-        start, choice = builder.block, builder.switch(key, done)
-        for anchors in range(1, ANCHORS + 1):
-            for vectors in {1, VECTORS}:
-                block = builder.append_basic_block("tile")
-                choice.add_case(ir.Constant(I64, anchors * (VECTORS + 1) + vectors), block)
-                builder.position_at_end(block)
-                _tile(builder, anchors, vectors, *arguments[2:])
-                builder.branch(done)
-        assert start.is_terminated
-        builder.position_at_end(done)
+        keys = [anchors * (VECTORS + 1) + vectors for anchors in range(1, ANCHORS + 1) for vectors in sorted({1, VECTORS})]
+        choose(builder, key, keys, lambda key: _tile(builder, *divmod(key, VECTORS + 1), *arguments[2:]))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 11), code
@@ -54,15 +61,7 @@ def multiply_rows(typing, n_packs, n_numbers, rows, row_bytes, packs, out, out_b
     """
 
     def code(context, builder, signature, arguments):
-        done = builder.append_basic_block("done")
-        choice = builder.switch(arguments[0], done)
-        for n_packs in range(1, PACKS + 1):
-            block = builder.append_basic_block("tile")
-            choice.add_case(ir.Constant(I64, n_packs), block)
-            builder.position_at_end(block)
-            _tile_of_product(builder, n_packs, *arguments[1:])
-            builder.branch(done)
-        builder.position_at_end(done)
+        choose(builder, arguments[0], range(1, PACKS + 1), lambda n_packs: _tile_of_product(builder, n_packs, *arguments[1:]))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7), code
@@ -142,22 +141,16 @@ def gate_gradient_row(typing, n_vectors, d_state, gates, proposed, previous, par
 
 
 def _tile(builder, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weights, weight_bytes, out, out_bytes, past_cache) -> None:
-    first, cells, store = builder.block, builder.append_basic_block("cells"), builder.append_basic_block("store")
-    builder.branch(cells)
-    builder.position_at_end(cells)
-    cell, sums = builder.phi(I64), [builder.phi(VECTOR) for _ in range(n_anchors * n_vectors)]
-    row = load(builder, builder.add(ids, builder.mul(cell, ir.Constant(I64, 8))), kind=I64)
-    row, weight = builder.add(table, builder.mul(row, row_bytes)), builder.add(weights, builder.mul(cell, weight_bytes))
-    numbers, added = [load(builder, row, 4 * LANES * vector) for vector in range(n_vectors)], []
-    for anchor in range(n_anchors):
-        factor = spread(builder, load(builder, weight, 4 * anchor, FLOAT))
-        added += [multiply_add(builder, factor, numbers[vector], sums[anchor * n_vectors + vector]) for vector in range(n_vectors)]
-    following = builder.add(cell, ir.Constant(I64, 1))
-    for value, start, end in ((cell, ir.Constant(I64, 0), following), *((old, constant(0.0), new) for old, new in zip(sums, added, strict=True))):
-        value.add_incoming(start, first)
-        value.add_incoming(end, cells)
-    builder.cbranch(builder.icmp_signed("<", following, n_cells), cells, store)
-    builder.position_at_end(store)
+    def add_cell(cell, sums):
+        row = load(builder, builder.add(ids, builder.mul(cell, ir.Constant(I64, 8))), kind=I64)
+        row, weight = builder.add(table, builder.mul(row, row_bytes)), builder.add(weights, builder.mul(cell, weight_bytes))
+        numbers, added = [load(builder, row, 4 * LANES * vector) for vector in range(n_vectors)], []
+        for anchor in range(n_anchors):
+            factor = spread(builder, load(builder, weight, 4 * anchor, FLOAT))
+            added += [multiply_add(builder, factor, numbers[vector], sums[anchor * n_vectors + vector]) for vector in range(n_vectors)]
+        return added
+
+    added = repeat(builder, n_cells, [constant(0.0)] * (n_anchors * n_vectors), add_cell)
     kept = [not_below_zero(builder, total) for total in added]
     with builder.if_else(builder.icmp_signed("==", past_cache, ir.Constant(I64, 0))) as branches:
         for branch, straight in zip(branches, (False, True), strict=True):
@@ -170,23 +163,18 @@ def _tile(builder, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weights
 
 
 def _tile_of_product(builder, n_packs, n_numbers, rows, row_bytes, packs, out, out_bytes) -> None:
-    first, numbers, store = builder.block, builder.append_basic_block("numbers"), builder.append_basic_block("store")
     own_rows = [builder.add(rows, builder.mul(row_bytes, ir.Constant(I64, row))) for row in range(ROWS)]
     own_packs = [builder.add(packs, builder.mul(n_numbers, ir.Constant(I64, 4 * LANES * pack))) for pack in range(n_packs)]
-    builder.branch(numbers)
-    builder.position_at_end(numbers)
-    number, sums = builder.phi(I64), [builder.phi(VECTOR) for _ in range(ROWS * n_packs)]
-    in_row, in_pack, added = builder.mul(number, ir.Constant(I64, 4)), builder.mul(number, ir.Constant(I64, 4 * LANES)), []
-    columns = [load(builder, builder.add(pack, in_pack)) for pack in own_packs]
-    for row in range(ROWS):
-        factor = spread(builder, load(builder, builder.add(own_rows[row], in_row), kind=FLOAT))
-        added += [multiply_add(builder, factor, columns[pack], sums[row * n_packs + pack]) for pack in range(n_packs)]
-    following = builder.add(number, ir.Constant(I64, 1))
-    for value, start, end in ((number, ir.Constant(I64, 0), following), *((old, constant(0.0), new) for old, new in zip(sums, added, strict=True))):
-        value.add_incoming(start, first)
-        value.add_incoming(end, numbers)
-    builder.cbranch(builder.icmp_signed("<", following, n_numbers), numbers, store)
-    builder.position_at_end(store)
+
+    def add_number(number, sums):
+        in_row, in_pack, added = builder.mul(number, ir.Constant(I64, 4)), builder.mul(number, ir.Constant(I64, 4 * LANES)), []
+        columns = [load(builder, builder.add(pack, in_pack)) for pack in own_packs]
+        for row in range(ROWS):
+            factor = spread(builder, load(builder, builder.add(own_rows[row], in_row), kind=FLOAT))
+            added += [multiply_add(builder, factor, columns[pack], sums[row * n_packs + pack]) for pack in range(n_packs)]
+        return added
+
+    added = repeat(builder, n_numbers, [constant(0.0)] * (ROWS * n_packs), add_number)
     for place, total in enumerate(added):
         to = builder.add(out, builder.mul(out_bytes, ir.Constant(I64, place // n_packs)))
         builder.store(total, pointer(builder, to, 4 * LANES * (place % n_packs)), align=4)
