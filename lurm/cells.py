@@ -1,8 +1,8 @@
 """The nearest of very many centroids, found in the cells that are nearest: an inverted file (Jegou et al. 2011) over centroids.
 
 In: unit centroids (K, d) float32, put into about 4 sqrt(K) cells, and unit vectors. Out: for each vector the nearest centroid among those of
-its nearest cells, and its cosine. Where there are compiled loops (lurm/rough_products.py) products in bfloat16 say which centroids can be the
-nearest; what is told is always compared in float32.
+its nearest cells, and its cosine. Where there are compiled loops (lurm/rough_products.py) products of whole numbers say which centroids can be
+the nearest; what is told is always compared in float32.
 
 Memory beyond the input: the centroids twice, and for each thread a block of vectors and at most about MOST_PAIRS pairs of a vector
 and a cell. Vectors may be a memory map.
@@ -24,6 +24,7 @@ ITERATIONS = 6
 BLOCK_ROWS, TILE_ROWS = 131_072, 2_048  # vectors that are sorted by cell together, at most; rows of a product
 PARTS, FEWEST_ROWS = 8, 8_192  # of fewer vectors as many blocks, for threads and processes; but below so many rows a cell's product is too small
 MOST_PAIRS = 1_000_000  # of a vector and a cell that are sorted together
+TINY = 1e-30  # for centroids that are all the same
 WIDTHS = 16  # the compiled loops take multiples of this
 
 
@@ -40,7 +41,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class RoughCells:
-    """Middles, and the centroids of each cell, in bfloat16."""
+    """Middles, and the centroids of each cell, as whole numbers."""
 
     middles: Packed
     centroids: Packed
@@ -109,7 +110,7 @@ def reach_for(vectors: np.ndarray, centroids: np.ndarray, agreement: float = 0.9
 
 
 def _below_one(gap: float) -> float:
-    """Rounded up a little, because bfloat16 rounds too; what is 1 would be a number of cells."""
+    """Rounded up a little, because rough products are rounded too; what is 1 would be a number of cells."""
     return min(math.ceil(float(gap) * 1_000 + 1) / 1_000, 0.999)
 
 
@@ -138,7 +139,7 @@ def _search_roughly(block: np.ndarray, cells: Cells, look: float) -> tuple[np.nd
     ids, best = np.zeros(len(block), np.int32), np.full(len(block), -np.inf, np.float32)
     most, rough = max(MOST_PAIRS, ROWS * len(cells.middles)), cells.rough
     search_cells(
-        block, block.view(np.uint32), rough.middles.packs, rough.centroids.packs, rough.centroids.starts, cells.starts, cells.order, cells.sorted,
+        block, rough.middles.packs, rough.centroids.packs, rough.centroids.starts, cells.starts, cells.order, cells.sorted,
         look, most, ids, best,
     )  # fmt: skip
     return ids, best
@@ -197,18 +198,19 @@ def flat_kmeans(vectors: np.ndarray, centroids: np.ndarray, n_iterations: int, e
 def roughly_nearest(vectors: np.ndarray, centroids: np.ndarray, each: Callable = map) -> np.ndarray:
     """The nearest of a few centroids, (n,) int64, by products that may be rough.
 
-    What all centroids have in common is taken off them: it says nothing about which is nearest, and of the small numbers that are left
-    bfloat16 keeps eight bits as of large ones.
+    What all centroids have in common is taken off them: it says nothing about which is nearest, and what is left may be small, so that it is made
+    as long as whole numbers allow.
     """
     if not _loops_take(centroids):
         return np.concatenate(list(each(lambda tile: (vectors[tile] @ centroids.T).argmax(axis=1), tiles(len(vectors)))))
     from lurm.rough_loops import nearest_rough
 
-    own = packed(centroids - centroids.mean(axis=0), np.array([0, len(centroids)]))
+    apart = centroids - centroids.mean(axis=0)
+    own = packed(apart / max(float(np.linalg.norm(apart, axis=1).max()), TINY), np.array([0, len(centroids)]))
 
     def one(tile: slice) -> np.ndarray:
         ids = np.empty(tile.stop - tile.start, np.int64)
-        nearest_rough(vectors[tile].view(np.uint32), own.packs, len(centroids), ids)
+        nearest_rough(vectors[tile], own.packs, len(centroids), ids)
         return ids
 
     return np.concatenate(list(each(one, tiles(len(vectors)))))

@@ -1,7 +1,7 @@
-"""Whether products of vectors in bfloat16 are quick here, their columns as they are kept for it, and the threads that compute products.
+"""Whether rough products of vectors are quick here, their columns as they are kept for it, and the threads that compute products.
 
-What is computed with them is in `lurm.rough_loops`, for which numba is needed. Without it, or on a processor with short vectors, `available` is
-False and nobody calls `packed`.
+What is computed with them is in `lurm.rough_loops`, for which numba is needed. Without it, or on a processor that is not of the x86 family with
+AVX2 (2013) or later, `available` is False and nobody calls `packed`.
 """
 
 import importlib.util
@@ -20,32 +20,32 @@ ALIGNED = 64  # bytes
 
 @dataclass(frozen=True)
 class Packed:
-    """Groups of columns (K, d) as `lurm.rough_tiles` reads them: group g lies in packs[starts[g]:starts[g + 1]] of 16 columns each."""
+    """Groups of columns (K, d) as `lurm.rough_tiles` reads them: group g lies in packs[starts[g]:starts[g + 1]] of LANES columns each."""
 
-    packs: np.ndarray  # (packs x 16 x d,) uint16
+    packs: np.ndarray  # (packs x LANES x d / 2,) int32: pairs of whole numbers of 16 bits
     starts: np.ndarray  # (G + 1,) int64
 
 
 @cache
 def available() -> bool:
-    """Whether the loops are there, and quicker than products in float32."""
+    """Whether the loops are there."""
     if importlib.util.find_spec("numba") is None:
         return False
-    from lurm.vector_code import WIDE
+    from lurm.vector_code import HAS_AVX2
 
-    return WIDE
+    return HAS_AVX2
 
 
 def packed(columns: np.ndarray, starts: np.ndarray) -> Packed:
-    """columns (K, d) float32, d a multiple of 16, in groups columns[starts[g]:starts[g + 1]], none of them empty."""
+    """columns (K, d) float32, of length 1 or less, d a multiple of 16, in groups columns[starts[g]:starts[g + 1]], none of them empty."""
     from lurm.rough_loops import pack_columns
     from lurm.rough_tiles import LANES
 
     pack_starts = np.concatenate([[0], np.cumsum(-(-np.diff(starts) // LANES))])
-    room = np.empty(pack_starts[-1] * LANES * columns.shape[1] + ALIGNED // 2, np.uint16)
-    first = -room.ctypes.data % ALIGNED // 2
-    packs = room[first : len(room) - ALIGNED // 2 + first]
-    pack_columns(columns.view(np.uint32), np.asarray(starts, np.int64), pack_starts, packs)
+    room = np.empty(pack_starts[-1] * LANES * columns.shape[1] // 2 + ALIGNED // 4, np.int32)
+    first = -room.ctypes.data % ALIGNED // 4
+    packs = room[first : len(room) - ALIGNED // 4 + first]
+    pack_columns(columns, np.asarray(starts, np.int64), pack_starts, packs)
     return Packed(packs, pack_starts)
 
 

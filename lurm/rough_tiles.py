@@ -1,45 +1,56 @@
 """The inner loops of a search among many vectors, in registers: rough products of a few rows with many columns, and what is done with them.
 
-Rough are products of bfloat16, float32 without its last 16 bits: a processor with AVX-512 BF16 multiplies two of them and adds both in one
-instruction for every number of a sum. Others do the same in two steps of float32, as quick as in float32.
+Rough are products of whole numbers of 16 bits: a vector of length 1, times SCALE and rounded. One instruction multiplies two pairs of them and adds
+both products, for every column of a register (`vpmaddwd`; with AVX-512 VNNI it adds them to the sum too), where float32 needs two of half the
+length. Sums of whole numbers are exact, so every processor finds the same.
 
-A *column* is a vector that rows are multiplied with. Columns lie in packs of LANES = 16: the first two numbers of all sixteen, the next two, and so
-on, so that one instruction reads what it needs; a pack of width d is 32 d bytes, at an address that is a multiple of 64. A row lies in one piece.
+A *column* is a vector that rows are multiplied with. Columns lie in packs of LANES: the first two numbers of each, the next two, and so on, so that
+one instruction reads what it needs; a pack of width d is 2 d LANES bytes, at an address that is a multiple of 64. A row lies in one piece.
 
 All arguments are int64, addresses among them, unless told otherwise.
 """
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from lurm.vector_code import FLOAT, I32, I64, choose, multiply_add, pointer, repeat, spread
+from lurm.vector_code import FLOAT, I32, I64, LANES, ROUNDER, WHOLE, WIDE, choose, constant, load, multiply_add, pointer, repeat, spread
 
-ROWS, PACKS, LANES = 8, 3, 16  # of a tile: 24 sums of 16 columns each, in 32 registers
-ONE_STEP = bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
-SUMS, PAIRS = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)
-NOTHING = ir.Constant(SUMS, [0.0] * LANES)
-UPPER_HALF = ir.Constant(PAIRS, [-65_536] * LANES)
+SCALE = 32_767  # the largest whole number of 16 bits: products of vectors of length 1 stay below 2^30
+ROWS, PACKS = (8, 3) if WIDE else (6, 2)  # of a tile: 24 sums of LANES columns each in 32 registers, 12 in 16
+EXACT_LANES = 16  # sums of an exact product, on every processor
+SUMS = ir.VectorType(FLOAT, EXACT_LANES)
+HALF = ir.IntType(16)
+HALVES = ir.VectorType(HALF, 2 * LANES)
+MULTIPLY_PAIRS = "llvm.x86.avx512.pmaddw.d.512" if WIDE else "llvm.x86.avx2.pmadd.wd"
 
 
-class _BFloat(ir.Type):
-    """LLVM's bfloat, which llvmlite has no name for."""
+@intrinsic
+def to_whole(typing, row, n_parts, out):
+    """The row's n_parts times LANES numbers, float32, as rough products take them: times SCALE, rounded, no further from zero than SCALE; 16 bits."""
 
-    def _to_string(self) -> str:
-        return "bfloat"
+    def code(context, builder, signature, arguments):
+        row, n_parts, out = arguments
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
+        def step(place, values):
+            scaled = builder.fmul(load(builder, builder.add(row, builder.mul(place, ir.Constant(I64, 4 * LANES)))), constant(float(SCALE)))
+            for bound, sign in ((float(SCALE), ">"), (float(-SCALE), "<")):
+                scaled = builder.select(builder.fcmp_ordered(sign, scaled, constant(bound)), constant(bound), scaled)
+            rounded = builder.bitcast(builder.fadd(scaled, constant(ROUNDER)), WHOLE)  # whose lower bits are the whole number
+            to = pointer(builder, builder.add(out, builder.mul(place, ir.Constant(I64, 2 * LANES))), kind=ir.VectorType(HALF, LANES))
+            builder.store(builder.trunc(rounded, ir.VectorType(HALF, LANES)), to, align=2)
+            return values
 
-    def __hash__(self) -> int:
-        return hash(_BFloat)
+        repeat(builder, n_parts, [], step)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), code
 
 
 @intrinsic
 def multiply(typing, n_packs, rows, packs, n_pairs, out, out_bytes):
-    """out[r, c] = sum of row r times column c, rough, for ROWS rows and the columns of n_packs packs (1 to PACKS), float32.
+    """out[r, c] = sum of row r times column c, int32, for ROWS rows and the columns of n_packs packs (1 to PACKS).
 
     `rows` is where ROWS addresses of rows lie; n_pairs is half of the width; rows of out are out_bytes apart.
     """
@@ -53,31 +64,33 @@ def multiply(typing, n_packs, rows, packs, n_pairs, out, out_bytes):
 
 @intrinsic
 def largest(typing, address, n_packs):
-    """The largest of n_packs (1 or more) times LANES numbers, float32."""
+    """The largest of n_packs (1 or more) times LANES numbers, int32."""
 
     def code(context, builder, signature, arguments):
         address, n_packs = arguments
 
         def larger(one, other):
-            return builder.select(builder.fcmp_ordered(">", one, other), one, other)
+            return builder.select(builder.icmp_signed(">", one, other), one, other)
 
         def step(place, found):
-            return [larger(_at(builder, address, place), found[0])]
+            return [larger(_at(builder, address, place, WHOLE), found[0])]
 
-        return _across(builder, *repeat(builder, n_packs, [_at(builder, address, ir.Constant(I64, 0))], step), larger)
+        found = repeat(builder, n_packs, [_at(builder, address, ir.Constant(I64, 0), WHOLE)], step)
+        return builder.sext(_across(builder, *found, larger), I64)
 
-    return types.float32(types.int64, types.int64), code
+    return types.int64(types.int64, types.int64), code
 
 
 @intrinsic
 def at_least(typing, address, limit):
-    """Which of LANES numbers are `limit` (float32) or more: a bit for each, the first the lowest."""
+    """Which of LANES numbers, int32, are `limit` (of 32 bits too) or more: a bit for each, the first the lowest."""
 
     def code(context, builder, signature, arguments):
-        found = builder.fcmp_ordered(">=", _at(builder, arguments[0], ir.Constant(I64, 0)), spread(builder, arguments[1], SUMS))
+        limit = spread(builder, builder.trunc(arguments[1], I32), WHOLE)
+        found = builder.icmp_signed(">=", _at(builder, arguments[0], ir.Constant(I64, 0), WHOLE), limit)
         return builder.zext(builder.bitcast(found, ir.IntType(LANES)), I64)
 
-    return types.int64(types.int64, types.float32), code
+    return types.int64(types.int64, types.int64), code
 
 
 @intrinsic
@@ -92,61 +105,52 @@ def lowest_bit(typing, bits):
 
 @intrinsic
 def multiply_exactly(typing, row, column, n_parts):
-    """The product of two vectors of n_parts times LANES numbers, float32: LANES chains of fused multiply-adds, added in pairs."""
+    """The product of two vectors of n_parts times EXACT_LANES numbers, float32: that many chains of fused multiply-adds, added in pairs."""
 
     def code(context, builder, signature, arguments):
         row, column, n_parts = arguments
 
         def step(place, sums):
-            return [multiply_add(builder, _at(builder, row, place), _at(builder, column, place), sums[0])]
+            return [multiply_add(builder, _at(builder, row, place, SUMS), _at(builder, column, place, SUMS), sums[0])]
 
-        return _across(builder, *repeat(builder, n_parts, [NOTHING], step), builder.fadd)
+        nothing = ir.Constant(SUMS, [0.0] * EXACT_LANES)
+        return _across(builder, *repeat(builder, n_parts, [nothing], step), builder.fadd)
 
     return types.float32(types.int64, types.int64, types.int64), code
 
 
 def _tile(builder, n_packs, rows, packs, n_pairs, out, out_bytes) -> None:
     own = [builder.load(pointer(builder, rows, 8 * row, I64), align=8) for row in range(ROWS)]
-    own_packs = [builder.add(packs, builder.mul(n_pairs, ir.Constant(I64, 64 * pack))) for pack in range(n_packs)]
+    own_packs = [builder.add(packs, builder.mul(n_pairs, ir.Constant(I64, 4 * LANES * pack))) for pack in range(n_packs)]
+    kind = ir.FunctionType(WHOLE, [HALVES, HALVES])
+    multiply_pairs = cgutils.get_or_insert_function(builder.module, kind, MULTIPLY_PAIRS)
 
     def add_pair(pair, sums):
-        in_row, in_pack, added = builder.mul(pair, ir.Constant(I64, 4)), builder.mul(pair, ir.Constant(I64, 64)), []
-        columns = [_operand(builder, builder.load(pointer(builder, builder.add(pack, in_pack), kind=PAIRS), align=64)) for pack in own_packs]
+        in_row, in_pack, added = builder.mul(pair, ir.Constant(I64, 4)), builder.mul(pair, ir.Constant(I64, 4 * LANES)), []
+        columns = [builder.load(pointer(builder, builder.add(pack, in_pack), kind=HALVES), align=4 * LANES) for pack in own_packs]
         for row in range(ROWS):
             two = builder.load(pointer(builder, builder.add(own[row], in_row), kind=I32), align=4)
-            operand = _operand(builder, spread(builder, two, PAIRS))
-            added += [_add_products(builder, sums[row * n_packs + pack], operand, columns[pack]) for pack in range(n_packs)]
+            of_row = builder.bitcast(spread(builder, two, WHOLE), HALVES)
+            products = [builder.call(multiply_pairs, [of_row, columns[pack]]) for pack in range(n_packs)]
+            added += [builder.add(sums[row * n_packs + pack], products[pack]) for pack in range(n_packs)]
         return added
 
-    added = repeat(builder, n_pairs, [NOTHING] * (ROWS * n_packs), add_pair)
-    for number, total in enumerate(added):
+    nothing = ir.Constant(WHOLE, [0] * LANES)
+    for number, total in enumerate(repeat(builder, n_pairs, [nothing] * (ROWS * n_packs), add_pair)):
         place = builder.add(out, builder.mul(out_bytes, ir.Constant(I64, number // n_packs)))
-        builder.store(total, pointer(builder, place, 4 * LANES * (number % n_packs), SUMS), align=4)
-
-
-def _operand(builder, pairs):
-    """What _add_products takes of LANES pairs of bfloat16."""
-    if ONE_STEP:
-        return builder.bitcast(pairs, ir.VectorType(_BFloat(), 2 * LANES))
-    upper = builder.bitcast(builder.and_(pairs, UPPER_HALF), SUMS)
-    return builder.bitcast(builder.shl(pairs, ir.Constant(PAIRS, [16] * LANES)), SUMS), upper
-
-
-def _add_products(builder, sums, left, right):
-    """sums + left[0] * right[0] + left[1] * right[1], in every lane."""
-    if not ONE_STEP:
-        return multiply_add(builder, left[1], right[1], multiply_add(builder, left[0], right[0], sums))
-    kind = ir.FunctionType(SUMS, [SUMS, left.type, right.type])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512"), [sums, left, right])
+        builder.store(total, pointer(builder, place, 4 * LANES * (number % n_packs), WHOLE), align=4)
 
 
 def _across(builder, values, join):
-    """One number of LANES: halves joined, and their halves."""
-    for apart in (8, 4, 2, 1):
-        turned = ir.Constant(PAIRS, [(lane + apart) % LANES for lane in range(LANES)])
-        values = join(values, builder.shuffle_vector(values, ir.Constant(SUMS, ir.Undefined), turned))
+    """One number of all lanes: halves joined, and their halves."""
+    n_lanes = values.type.count
+    apart = n_lanes // 2
+    while apart:
+        turned = ir.Constant(ir.VectorType(I32, n_lanes), [(lane + apart) % n_lanes for lane in range(n_lanes)])
+        values = join(values, builder.shuffle_vector(values, ir.Constant(values.type, ir.Undefined), turned))
+        apart //= 2
     return builder.extract_element(values, ir.Constant(I32, 0))
 
 
-def _at(builder, address, place):
-    return builder.load(pointer(builder, builder.add(address, builder.mul(place, ir.Constant(I64, 4 * LANES))), kind=SUMS), align=4)
+def _at(builder, address, place, kind):
+    return builder.load(pointer(builder, builder.add(address, builder.mul(place, ir.Constant(I64, 4 * kind.count))), kind=kind), align=4)

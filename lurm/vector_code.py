@@ -1,7 +1,7 @@
 """Arithmetic on vectors of float32 as LLVM writes it, for loops that numba's own translation does not keep in registers.
 
 What every helper takes and gives are LLVM's values inside a function that is being compiled; addresses are whole numbers. LANES numbers lie in a
-vector, as many as the processor's registers hold: 16 with AVX-512, else 8, which LLVM cuts to what the host has.
+vector, as many as the processor's registers hold: 16 with AVX-512 (BW, which all but the first have), else 8, which LLVM cuts to what the host has.
 
 The exponential is 2^n 2^f: n by adding 1.5 x 2^23, so that it stands in the last bits of the sum, and a polynomial of degree 6 for 2^f, |f| <= 1/2
 (relative error 2e-9, before rounding). sigmoid and tanh follow with one division each, and are off by at most 1e-7 and 2e-7. They keep what is not
@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+WIDE, HAS_AVX2 = (bool(llvmlite.binding.get_host_cpu_features().get(name)) for name in ("avx512bw", "avx2"))
 LANES = 16 if WIDE else 8
 I32, I64, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR, WHOLE = ir.VectorType(FLOAT, LANES), ir.VectorType(I32, LANES)

@@ -1,4 +1,4 @@
-"""The search in cells against exact search: what is found, what is missed; in float32 and with a first pass in bfloat16."""
+"""The search in cells against exact search: what is found, what is missed; in float32 and by compiled loops."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_the_best_may_be_far_away(many):
     assert (cosine[:200] < 0).all() and (ids == (vectors @ centroids.T).argmax(axis=1)).mean() > 0.99
 
 
-def test_centroids_that_bfloat16_cannot_tell_apart(many):
+def test_centroids_that_rough_products_cannot_tell_apart(many):
     """Neighbours at a cosine of 0.99999: float32 decides."""
     near = unit(np.repeat(many[0][:100], 9, axis=0) + 1e-3 * np.random.default_rng(3).standard_normal((900, 32)))
     vectors = unit(near[::3] + 1e-4 * np.random.default_rng(4).standard_normal((300, 32)))
@@ -90,7 +90,7 @@ def test_every_centroid_lies_in_one_cell(many, either):  # noqa: F811
     cells = cells_of(many[0][:777])
     assert sorted(cells.order.tolist()) == list(range(777)) and cells.starts[0] == 0 and cells.starts[-1] == 777
     np.testing.assert_array_equal(cells.sorted, many[0][:777][cells.order])
-    assert (cells.rough is not None) == (either == "bfloat16")
+    assert (cells.rough is not None) == (either == "whole numbers")
 
 
 @pytest.mark.parametrize("look", [100, 0.3])

@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 from planted_directions import planted, unit
 
-from lurm import rough_loops
-from lurm.rough_loops import BLOCK_ROWS, ERROR, nearest_rough, search_cells
+from lurm.rough_loops import BLOCK_ROWS, error_of, nearest_rough, search_cells
 from lurm.rough_products import packed
-from lurm.rough_tiles import LANES, ROWS
+from lurm.rough_tiles import LANES, ROWS, SCALE
 
 
 def searched(rows: np.ndarray, middles: np.ndarray, groups: list[np.ndarray], look: float, most: int = 100_000):
@@ -18,9 +16,7 @@ def searched(rows: np.ndarray, middles: np.ndarray, groups: list[np.ndarray], lo
     centroids = np.concatenate([vectors for _, vectors in groups])
     inside, ids, best = packed(centroids, starts), np.zeros(len(rows), np.int32), np.full(len(rows), -np.inf, np.float32)
     of_middles = packed(middles, np.array([0, len(middles)]))
-    search_cells(
-        rows, rows.view(np.uint32), of_middles.packs, inside.packs, inside.starts, starts, order, centroids, look, most, ids, best
-    )
+    search_cells(rows, of_middles.packs, inside.packs, inside.starts, starts, order, centroids, look, most, ids, best)
     return ids, best
 
 
@@ -35,14 +31,19 @@ def world():
     return rows, centroids, unit(np.stack([own.mean(axis=0) for _, own in groups])), groups
 
 
-def test_packs_hold_what_torch_rounds_to():
-    columns = np.random.default_rng(0).standard_normal((21, 32)).astype(np.float32)
-    columns[0, :4] = 1 + 2.0**-8, 1 + 3 * 2.0**-8, 0, -0.0  # of two equally near the even one
-    found = packed(columns, np.array([0, 3, 21]))
-    assert found.starts.tolist() == [0, 1, 3] and found.packs.ctypes.data % 64 == 0
-    bits = torch.from_numpy(columns).bfloat16().view(torch.int16).numpy().view(np.uint16)
-    filled = np.concatenate([bits[[0, 1, 2] + [2] * 13], bits[3:], bits[[20] * 14]])
-    np.testing.assert_array_equal(found.packs.reshape(3, 16, LANES, 2).transpose(0, 2, 1, 3).reshape(48, 32), filled)
+def whole(vectors: np.ndarray) -> np.ndarray:
+    return np.rint(vectors * np.float32(SCALE)).astype(np.int16)
+
+
+def test_packs_hold_whole_numbers():
+    columns = planted(2 * LANES + 5, 9, 0, d=32)
+    sizes = [3, LANES + 2, LANES]
+    found = packed(columns, np.concatenate([[0], np.cumsum(sizes)]))
+    assert found.starts.tolist() == [0, 1, 3, 4] and found.packs.ctypes.data % 64 == 0
+    last = [2] * (LANES - 2), [LANES + 4] * (LANES - 1)  # a pack is filled up with its last column
+    numbers = np.concatenate([[0, 1], last[0], np.arange(3, LANES + 4), last[1], np.arange(LANES + 5, 2 * LANES + 5)])
+    pairs = found.packs.view(np.int16).reshape(4, 16, LANES, 2)
+    np.testing.assert_array_equal(pairs.transpose(0, 2, 1, 3).reshape(4 * LANES, 32), whole(columns)[numbers])
 
 
 def test_all_cells_are_exact(world):
@@ -58,7 +59,7 @@ def test_only_the_cells_asked_for_are_looked_into(world, look):
     rows, centroids, middles, groups = world
     near = rows @ middles.T
     limit = near.max(axis=1) - look if look < 1 else np.sort(near, axis=1)[:, -look]
-    sure = np.abs(near - limit[:, None]).min(axis=1, where=near != limit[:, None], initial=1) > ERROR  # rounding cannot change which
+    sure = np.abs(near - limit[:, None]).min(axis=1, where=near != limit[:, None], initial=1) > error_of(64)  # rounding cannot change which
     of_cell = np.empty(len(centroids), int)
     for cell, (numbers, _) in enumerate(groups):
         of_cell[numbers] = cell
@@ -94,11 +95,10 @@ def test_what_rounding_hides_is_found():
     """Pairs of centroids, the nearer of which is the further one once numbers are rounded."""
     rng = np.random.default_rng(5)
     rows = unit(rng.standard_normal((400, 32)))
-    near = unit(np.repeat(rows, 4, axis=0) + 0.02 * rng.standard_normal((1_600, 32)))
+    near = unit(np.repeat(rows, 4, axis=0) + 0.001 * rng.standard_normal((1_600, 32)))
     exact = rows.astype(np.float64) @ near.T.astype(np.float64)
-    halves = (torch.from_numpy(side).bfloat16().double() for side in (rows, near))
-    rough = (next(halves) @ next(halves).T).numpy()
-    assert 20 < (rough.argmax(axis=1) != exact.argmax(axis=1)).sum() and np.abs(rough - exact).max() < ERROR
+    rough = (whole(rows).astype(np.int64) @ whole(near).T.astype(np.int64)) / SCALE**2
+    assert 20 < (rough.argmax(axis=1) != exact.argmax(axis=1)).sum() and np.abs(rough - exact).max() < error_of(32)
     ids, _ = searched(rows, unit(near[:1]), [(np.arange(1_600), near)], 1)
     assert (exact[np.arange(400), ids] > exact.max(axis=1) - 1e-6).all()
 
@@ -117,9 +117,9 @@ def test_everything_may_be_far_away_and_equal_ones_have_an_order():
 def test_the_nearest_of_a_few(n):
     rows, columns = planted(n, 9, 1, d=32), np.concatenate([planted(37, 9, 2, d=32), planted(37, 9, 2, d=32)])
     ids = np.empty(n, np.int64)
-    nearest_rough(rows.view(np.uint32), packed(columns, np.array([0, 74])).packs, 74, ids)
+    nearest_rough(rows, packed(columns, np.array([0, 74])).packs, 74, ids)
     products = rows @ columns.T
-    assert (products[np.arange(n), ids] > products.max(axis=1) - 2 * ERROR).all() and ids.max() < 37, "of equal ones the lowest"
+    assert (products[np.arange(n), ids] > products.max(axis=1) - 2 * error_of(32)).all() and ids.max() < 37, "of equal ones the lowest"
 
 
 def test_rooms_are_kept_as_long_as_they_are_used():
@@ -127,14 +127,18 @@ def test_rooms_are_kept_as_long_as_they_are_used():
     rng = np.random.default_rng(8)
     columns, rows = unit(rng.standard_normal((1_100_000, 16))), unit(rng.standard_normal((8, 16)))
     exact, ids = rows @ columns.T, np.empty(8, np.int64)
-    nearest_rough(rows.view(np.uint32), packed(columns, np.array([0, len(columns)])).packs, len(columns), ids)
-    assert (exact[np.arange(8), ids] > exact.max(axis=1) - 2 * ERROR).all()
+    nearest_rough(rows, packed(columns, np.array([0, len(columns)])).packs, len(columns), ids)
+    assert (exact[np.arange(8), ids] > exact.max(axis=1) - 2 * error_of(16)).all()
     found, _ = searched(rows, columns[:1], [(np.arange(len(columns)), columns)], 1)
     np.testing.assert_array_equal(found, exact.argmax(axis=1))
 
 
-def test_the_bound_is_kept_by_vectors_that_round_badly():
-    """Numbers half-way between two of bfloat16, whose errors all have one sign."""
-    bad = unit(np.full((1, 4_096), 1 + 2.0**-8 + 2.0**-20))
-    rounded_once = torch.from_numpy(bad).bfloat16().double()
-    assert abs(float(rounded_once @ rounded_once.T) - 1) < rough_loops.ERROR
+@pytest.mark.parametrize("width", [16, 64, 4_096])
+def test_the_bound_is_kept_by_vectors_that_round_badly(width):
+    """Numbers a little more than half-way between two whole ones, whose errors all have one sign, in one of the vectors and in both."""
+    bad = np.full(width, (int(SCALE / width**0.5) - 0.49) / SCALE)
+    bad[-1] = np.sqrt(1 - (bad[:-1] ** 2).sum())
+    good = unit(np.ones((1, width)))[0].astype(np.float64)
+    for other in (good, bad):
+        rough = (whole(bad.astype(np.float32)).astype(np.int64) @ whole(other.astype(np.float32)).astype(np.int64)) / SCALE**2
+        assert error_of(width) / 3 < abs(rough - bad @ other) < error_of(width)
