@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(), help="of each program")
     parser.add_argument("--memory-gb", type=float, default=4.0, help="of each program")
     parser.add_argument("--any-files", action="store_true", help="files that are not cut by bucket: the stage's other way")
-    parser.add_argument("--plan", action="store_true", help="print Spark's physical plan of the months")
+    parser.add_argument("--plan", action="store_true", help="print what stages Spark ran, and what each of them shuffled")
     parser.add_argument("--directory", help="where worlds and warehouses go (default: a temporary folder)")
     options = parser.parse_args()
     folder = Path(options.directory or tempfile.mkdtemp(prefix="lurm-bench-"))
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def one_world(folder: Path, world: str, n_events: int, options: argparse.Namespace) -> tuple[dict[str, dict], str]:
-    """Figures of every program, and Spark's plan; at the end it is checked that the bags of both hold the same."""
+    """Figures of every program, and the stages that Spark ran; at the end it is checked that the bags of both hold the same."""
     shutil.rmtree(folder, ignore_errors=True)
     write_events(folder, world, n_events, options.interests, 1 if options.any_files else load_config(None, []).spark.user_buckets)
     given = (str(folder), options.threads, options.memory_gb)
@@ -205,29 +205,32 @@ def count_in_spark(folder: str, threads: int, memory_gb: float) -> dict:
     group(months[:1])
     if tasks:
         count_months(tasks[: 4 * threads])
-    told, seen = {}, traffic(spark)
+    told, plan, seen = {}, [], stages(spark)
     ways = {"spark, group-by": lambda: group(months), "lurm, counting": lambda: count_months(tasks), "lurm build-bags": lambda: run(context)}
     for name, work in ways.items():
         if name == "lurm, counting" and tasks is None:
             continue
         told[name] = measured(work)
-        now = traffic(spark)
-        told[name] |= {what: now[what] - seen[what] for what in now}
+        now = stages(spark)
+        new = [now[number] for number in sorted(now.keys() - seen.keys())]
+        told[name] |= {what: sum(stage[what] for stage in new) for what in ("shuffled", "spilled")}
+        plan += [f"  {name}: {stage['tasks']} tasks, {stage['shuffled'] / 1e6:,.0f} MB shuffled: {stage['what']}" for stage in new]
         seen = now
-    plans = spark._jsparkSession.sharedState().statusStore().executionsList()
-    plan = next(text for text in (plans.apply(number).physicalPlanDescription() for number in range(plans.size())) if "MapInArrow" in text)
-    told |= {"plan": plan.split("\n\n\n")[0], "content": content(context)}
+    told |= {"plan": "\n".join(plan), "content": content(context)}
     spark.stop()
     return told
 
 
-def traffic(spark) -> dict[str, int]:
-    """Bytes that all stages of this session have written to the shuffle and spilled to disk, from Spark's own status store."""
+def stages(spark) -> dict[int, dict]:
+    """What every stage of this session did, from Spark's own status store: tasks, bytes written to the shuffle and spilled to disk."""
     store = spark.sparkContext._jsc.sc().statusStore()
     defaults = [getattr(store, f"stageList$default${number}")() for number in (2, 3, 4, 5)]
-    stages = store.stageList(None, *defaults)
-    stages = [stages.apply(number) for number in range(stages.size())]
-    return {"shuffled": sum(stage.shuffleWriteBytes() for stage in stages), "spilled": sum(stage.diskBytesSpilled() for stage in stages)}
+    found = store.stageList(None, *defaults)
+    return {
+        stage.stageId(): {"what": stage.name().split(" at ")[0], "tasks": stage.numCompleteTasks(), "shuffled": stage.shuffleWriteBytes(),
+                          "spilled": stage.diskBytesSpilled()}
+        for stage in (found.apply(number) for number in range(found.size())) if stage.numCompleteTasks()
+    }
 
 
 def content(context: Context) -> list[int]:

@@ -35,16 +35,16 @@ class InterestTable:
     hashes: np.ndarray  # (N,) uint64, ascending
     item_ids: pa.Array  # (N,) text, in that order
     interest_ids: np.ndarray  # (N,) int32, likewise
-    starts: np.ndarray  # (2^k + 1,) int64: hashes that begin with the bits s are starts[s]:starts[s+1]
+    starts: np.ndarray  # (2^k + 1,) int32: hashes that begin with the bits s are starts[s]:starts[s+1]
     shift: np.uint64  # 64 - k
 
     @staticmethod
     def of(item_ids: pa.Array, interest_ids: np.ndarray) -> "InterestTable":
         hashes = hash_text(item_ids).view(np.uint64)
         order = np.argsort(hashes, kind="stable")
-        bits = max(1, len(hashes).bit_length())
+        bits = 1 + len(hashes).bit_length()  # twice as many beginnings as items, or more: few share one
         shift = np.uint64(64 - bits)
-        starts = np.searchsorted(hashes[order] >> shift, np.arange(2**bits + 1, dtype=np.uint64))
+        starts = np.searchsorted(hashes[order] >> shift, np.arange(2**bits + 1, dtype=np.uint64)).astype(np.int32)
         return InterestTable(hashes[order], item_ids.take(pa.array(order)), interest_ids[order].astype(np.int32), starts, shift)
 
     def find(self, item_ids: pa.Array) -> np.ndarray:
@@ -52,15 +52,22 @@ class InterestTable:
         found, hashes = np.full(len(item_ids), -1, np.int32), hash_text(item_ids).view(np.uint64)
         slots = (hashes >> self.shift).astype(np.int64)
         places, stops, asked = self.starts[slots], self.starts[slots + 1], np.arange(len(item_ids))
-        while len(asked := asked[places[asked] < stops[asked]]):
-            same = self.hashes[places[asked]] == hashes[asked]
-            if same.any():
-                ids = self.item_ids.take(pa.array(places[asked[same]]))
-                same[same] = pc.equal(ids, item_ids.take(pa.array(asked[same]))).to_numpy(zero_copy_only=False)
-                found[asked[same]] = self.interest_ids[places[asked[same]]]
-                asked = asked[~same]
+        while len(asked := self._next_of_same_hash(hashes, places, stops, asked)):
+            same = pc.equal(self.item_ids.take(pa.array(places[asked])), item_ids.take(pa.array(asked))).to_numpy(zero_copy_only=False)
+            right, asked = (asked, asked[:0]) if same.all() else (asked[same], asked[~same])
+            found[right] = self.interest_ids[places[right]]
             places[asked] += 1
         return found
+
+    def _next_of_same_hash(self, hashes: np.ndarray, places: np.ndarray, stops: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        """Those of `asked` whose hash stands at their place or behind it, where places[...] goes to."""
+        reached = [asked[:0]]
+        while len(asked := asked[places[asked] < stops[asked]]):
+            same = self.hashes[places[asked]] == hashes[asked]
+            reached.append(asked[same])
+            asked = asked[~same]
+            places[asked] += 1
+        return np.concatenate(reached)
 
 
 _kept: dict[str, InterestTable] = {}  # the last one of this process: a worker counts many months

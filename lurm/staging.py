@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from lurm.errors import StoreError
 from lurm.manifest import DataFile
@@ -130,16 +131,25 @@ def read_files(store: Store, uris: Iterable[str], columns: Sequence[str] | None 
     form = ds.ParquetFileFormat(dictionary_columns=set(dictionaries))
     for uri in uris:
         try:
-            if filters is None and not dictionaries:
+            if filters is None and not (schema and dictionaries):
                 with store.filesystem.open_input_file(uri) as source:
-                    if (batches := read_batches(source, columns, batch_rows, schema)) is not None:
-                        yield from (batch for batch in batches if batch.num_rows)
+                    read = read_batches(source, columns, batch_rows, schema) if not dictionaries else _with_dictionaries(
+                        source, columns, batch_rows, dictionaries
+                    )
+                    if read is not None:
+                        yield from (batch for batch in read if batch.num_rows)
                         continue
             dataset = ds.dataset(uri, schema=schema, filesystem=store.filesystem, format=form, partitioning=None)
             yield from (batch for batch in dataset.to_batches(columns=list(columns) if columns else None, filter=filters,
                                                               batch_size=batch_rows, use_threads=False) if batch.num_rows)
         except (pa.ArrowInvalid, OSError) as error:
             raise StoreError(f"Expected a whole Parquet file at {uri}, could not read it ({error}); restore it or rebuild its table.") from None
+
+
+def _with_dictionaries(source: pa.NativeFile, columns: Sequence[str] | None, batch_rows: int, dictionaries: Sequence[str]) -> Iterator:
+    """The rows of a file in batches, decoded as they are asked for: a dataset reads ahead, which costs a fifth more and is never waited for."""
+    file = pq.ParquetFile(source, read_dictionary=list(dictionaries))
+    return file.iter_batches(batch_rows, columns=list(columns) if columns else None, use_threads=False)
 
 
 def walk_sorted(streams: Sequence[Iterator[pa.RecordBatch]], key: str) -> Iterator[list[tuple[int, pa.RecordBatch]]]:

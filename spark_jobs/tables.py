@@ -5,8 +5,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from pyspark import RDD
 from pyspark.errors import PythonException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
@@ -58,17 +59,19 @@ def read_table(spark: SparkSession, store: Store, snapshot: Snapshot) -> DataFra
 
 
 def _chunks(parts: Sequence, sizes: Sequence[int], at_least: int) -> list[list]:
-    """Parts of work in their order, cut by the bytes that they read: small ones share a task, for each task costs a start."""
-    size = min(CHUNK_BYTES, max(1, -(-sum(sizes) // at_least)))
-    chunks: list[list] = []
-    filled = size
-    for part, part_size in zip(parts, sizes, strict=True):
-        if filled >= size:
-            chunks.append([])
-            filled = 0
-        chunks[-1].append(part)
-        filled += part_size
-    return chunks
+    """Parts of work in their order, cut by the bytes that they read: small ones share a task, for each task costs a start.
+
+    So many chunks as are asked for, or the next multiple of that, of nearly one size; where parts are large or few there are fewer.
+    """
+    total = max(1, sum(sizes))
+    n_chunks = -(-total // (CHUNK_BYTES * at_least)) * at_least
+    chunks: dict[int, list] = {}
+    before = 0
+    for part, size in zip(parts, sizes, strict=True):
+        middle = before + size / 2
+        chunks.setdefault(min(n_chunks - 1, int(middle * n_chunks / total)), []).append(part)
+        before += size
+    return list(chunks.values())
 
 
 def stage_frame(
@@ -106,7 +109,7 @@ def stage_tasks(
 ) -> list[DataFile]:
     """Run `produce(task, counted)`, which yields Arrow batches of `table`, once per task on the executors.
 
-    For work whose input lies in one bucket's files already, so that nothing has to be shuffled: a task is plain data, sent as JSON. The
+    For work whose input lies in one bucket's files already, so that nothing has to be shuffled: a task is plain data. The
     `keys` that a task names itself hold for all of its rows, the others are columns of the batches. What a task adds to its Counter `counted`
     is summed over all tasks into `totals`. With `sizes`, the bytes that each task reads, small tasks share a start. Returns the description
     of the staged files.
@@ -115,19 +118,19 @@ def stage_tasks(
         return []
     fixed = dict(partition or {})
 
-    def work(batches):
-        for batch in batches:
-            for task in (task for text in batch.column(0).to_pylist() for task in json.loads(text)):
-                counted = Counter()
-                named = {key: task[key] for key in keys if key in task}
-                writer = PartitionWriter(store, table, run_key, [key for key in keys if key not in task], {**named, **fixed}, rows_per_file)
-                yield from staged_rows(writer.write(produce(task, counted)))
-                yield from staged_rows([DataFile(COUNTED, 0, 0, "", dict(counted))])
+    def work(chunks):
+        for task in (task for chunk in chunks for task in chunk):
+            counted = Counter()
+            named = {key: task[key] for key in keys if key in task}
+            writer = PartitionWriter(store, table, run_key, [key for key in keys if key not in task], {**named, **fixed}, rows_per_file)
+            yield from writer.write(produce(task, counted))
+            yield DataFile(COUNTED, 0, 0, "", dict(counted))
 
-    fewest, most = (number * spark.sparkContext.defaultParallelism for number in TASKS_A_CORE)
-    chunks = _chunks(tasks, sizes, max(fewest, min(most, sum(sizes) // TASK_BYTES))) if sizes else [[task] for task in tasks]
-    listing = spark.sparkContext.parallelize([(json.dumps(chunk),) for chunk in chunks], len(chunks)).toDF("tasks string")
-    return _without_counts(_collect(listing.mapInArrow(work, from_arrow_schema(STAGED), profile=resources)), totals)
+    context = spark.sparkContext
+    fewest, most = (number * context.defaultParallelism for number in TASKS_A_CORE)
+    chunks = _chunks(tasks, sizes, max(fewest, min(most, -(-sum(sizes) // (TASK_BYTES * fewest)) * fewest))) if sizes else [[task] for task in tasks]
+    done = context.parallelize(chunks, len(chunks)).mapPartitions(work)  # not a DataFrame, whose tasks take twice as long to start
+    return _without_counts(_collect(done.withResources(resources) if resources else done), totals)
 
 
 def _without_counts(files: list[DataFile], totals: Counter | None) -> list[DataFile]:
@@ -138,14 +141,20 @@ def _without_counts(files: list[DataFile], totals: Counter | None) -> list[DataF
     return [file for file in files if file.path != COUNTED]
 
 
-def _collect(frame: DataFrame) -> list[DataFile]:
+def _collect(described: DataFrame | RDD) -> list[DataFile]:
+    """What a job of staging tasks says of their files: one row a file, which is small."""
     try:
-        rows = frame.collect()  # one row a file: small
+        files = described.collect()
     except PythonException as error:
         raise _of_worker(error) from None
-    files = [DataFile(row.path, row.size, row.rows, row.sha256, json.loads(row.partition), row.first_key, row.last_key) for row in rows]
-    once = {(file.path, "" if file.path != COUNTED else place): file for place, file in enumerate(files)}
+    once = {(file.path, "" if file.path != COUNTED else place): file for place, file in enumerate(map(_data_file, files))}
     return [once[name] for name in sorted(once, key=str)]
+
+
+def _data_file(row: DataFile | Row) -> DataFile:
+    if isinstance(row, DataFile):
+        return row
+    return DataFile(row.path, row.size, row.rows, row.sha256, json.loads(row.partition), row.first_key, row.last_key)
 
 
 def _of_worker(error: PythonException) -> Exception:

@@ -32,7 +32,7 @@ from lurm.garbage import find_garbage, vacuum
 from lurm.lease import TABLE, holding_now, lease
 from lurm.releases import releases, rollback
 from lurm.store import Store
-from spark_jobs.tables import _chunks
+from spark_jobs.tables import CHUNK_BYTES, _chunks
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTERS, ROUNDS = 4, 5
@@ -129,8 +129,9 @@ def test_small_files_share_a_task():
     sizes = [10] * 50 + [200 << 20] + [10] * 3
     names = [f"{number}.parquet" for number in range(len(sizes))]
     chunks = _chunks(names, sizes, 4)
-    assert [name for chunk in chunks for name in chunk] == names and len(chunks) == 2
-    assert len(_chunks(names[:50], sizes[:50], 4)) == 4 and len(_chunks(names[:1], sizes[:1], 4)) == 1
+    assert [name for chunk in chunks for name in chunk] == names and [len(chunk) for chunk in chunks] == [50, 1, 3]
+    assert [len(chunk) for chunk in _chunks(names[:50], sizes[:50], 4)] == [12, 13, 12, 13] and len(_chunks(names[:1], sizes[:1], 4)) == 1
+    assert _chunks(["a", "b"], [0, 0], 4) == [["a", "b"]] and len(_chunks(names, [CHUNK_BYTES] * len(names), 4)) == 54
 
 
 def test_sizes_of_many_objects_come_in_the_order_asked(store):
