@@ -1,5 +1,6 @@
 """A table that grew over two runs: what only the earlier one has is shown, and results that do not fit are refused."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from small_evaluation import FILES, PROBE, Count, Shares, Words, settings, write
 from lurm.errors import InputError
 from lurm.evaluation.evaluation import evaluate
 from lurm.evaluation.evaluation_settings import MethodSettings
+from lurm.evaluation.results import RESULTS
 
 METHODS = {"words": Words, "count": Count, "shares": Shares}
 
@@ -62,6 +64,30 @@ def test_results_that_do_not_fit_are_refused(data, first, tmp_path):
         run(data, tmp_path, "words", earlier=folder, tasks=tuple(task for task in settings().tasks if task.column == "kind"))
     with pytest.raises(InputError, match=r"Expected words at \d+\.\d in .* too \(view all, probe logistic, \w+.*\), got \d+\.\d: other users, folds"):
         run(data, tmp_path, "words", earlier=folder, probe=replace(PROBE, seed=99))
+    rows = pq.read_table(folder / "results.parquet").to_pylist()
+    for change, said in (({"n_users": 7}, r"users of .* in .* too \(view all\), got 7: other data"), ({"value": 0.4}, r"got 40\.0: other users")):
+        changed = [{**row, **change} if row["task"] == "age" and row["metric"] == "auc" else row for row in rows]
+        with pytest.raises(InputError, match=said):
+            run(data, tmp_path / "more", "words", earlier=written(tmp_path, changed, folder))
+
+
+def test_rounding_may_move_a_task_but_not_the_mean(data, first, tmp_path):
+    folder, _ = first
+    rows = pq.read_table(folder / "results.parquet").to_pylist()
+    for task, fits in (("age", True), ("mean", False)):
+        moved = [{**row, "value": row["value"] + 0.01} if row["task"] == task and row["metric"] == "auc" else row for row in rows]
+        with nullcontext() if fits else pytest.raises(InputError, match=r"\(view all, probe logistic, mean\), got"):
+            found = run(data, tmp_path / "more", "words", earlier=written(tmp_path, moved, folder))
+    assert "| count |" in found.markdown
+
+
+def written(directory, rows: list[dict], runs_of):
+    pq.write_table(pa.Table.from_pylist(rows, RESULTS), directory / "results.parquet")
+    pq.write_table(pq.read_table(runs_of / "runs.parquet"), directory / "runs.parquet")
+    return directory
+
+
+def test_files_of_other_columns_are_refused(data, tmp_path):
     for name in ("results", "runs"):
         (tmp_path / f"{name}.parquet").unlink(missing_ok=True)
         pq.write_table(pa.table({"method": ["words"]}), tmp_path / f"{name}.parquet")
