@@ -20,7 +20,7 @@ from lurm.rough_products import Packed, available, one_thread_a_product, packed
 from lurm.row_sums import sums_by_number
 
 CELLS_PER_ROOT = 4.0  # cells are this times sqrt(K): many small ones hold fewer centroids that are looked at in vain
-ITERATIONS = 6
+ITERATIONS, MIDDLE_ROWS = 6, 24  # the last one of all centroids, those before of so many for each cell
 BLOCK_ROWS, TILE_ROWS = 131_072, 2_048  # vectors that are sorted by cell together, at most; rows of a product
 PARTS, FEWEST_ROWS = 8, 8_192  # of fewer vectors as many blocks, for threads and processes; but below so many rows a cell's product is too small
 MOST_PAIRS = 1_000_000  # of a vector and a cell that are sorted together
@@ -53,9 +53,9 @@ def cells_of(centroids: np.ndarray, pool: Pool | None = None, middles: np.ndarra
     each = map if pool is None else pool.map
     if middles is None or len(middles) != n_cells:
         first = np.linspace(0, len(centroids) - 1, n_cells).astype(np.int64)
-        middles, where = flat_kmeans(centroids, centroids[first].copy(), ITERATIONS, each)
-    else:
-        middles, where = flat_kmeans(centroids, middles, 1, each)
+        some = centroids[:: max(1, len(centroids) // (MIDDLE_ROWS * n_cells))]
+        middles, _ = flat_kmeans(np.ascontiguousarray(some), centroids[first].copy(), ITERATIONS - 1, each)
+    middles, where = flat_kmeans(centroids, middles, 1, each)
     filled, where = np.unique(where, return_inverse=True)  # a cell without a centroid is none
     order = np.argsort(where, kind="stable").astype(np.int32)
     starts, middles, ordered = np.searchsorted(where[order], np.arange(len(filled) + 1)), middles[filled], centroids[order]

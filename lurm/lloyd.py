@@ -57,8 +57,10 @@ def cluster_sums(vectors: np.ndarray, ids: np.ndarray, n_clusters: int) -> np.nd
 
 def directions(sums: np.ndarray, previous: np.ndarray) -> np.ndarray:
     """Sums at unit length, (D, d) float32; a cluster that is empty or cancels out keeps its previous centroid."""
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    return np.where(norms > SAME, sums / np.maximum(norms, SAME), previous).astype(np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", sums, sums))
+    found, lost = (sums / np.maximum(norms, SAME)[:, None]).astype(np.float32, copy=False), norms <= SAME
+    found[lost] = previous[lost]
+    return found
 
 
 def refills(ids: np.ndarray, cosine: np.ndarray, sizes: np.ndarray, n_empty: int) -> np.ndarray:

@@ -10,7 +10,7 @@ k-means, which compares every vector with every centroid (2.6e13 operations an i
   search  a vector is compared with the centroids of the few cells nearest to it (lurm/cells.py).
 
 Every product is computed by one thread, threads and processes take different blocks of rows: the result does not depend on how many there are.
-Products in bfloat16 or in float32 (lurm/rough_products.py) give other centroids, equally good ones. Vectors may be a memory map.
+Rough products and those of float32 (lurm/rough_products.py) give other centroids, equally good ones. Vectors may be a memory map.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,8 @@ from lurm.row_sums import sums_by_number, weighted_sums
 
 N_PROBES = 8  # cells with whose centroids a vector is compared, on average
 MAX_FLAT = 2_048  # clusters that are found without cells
-COARSE_ROWS, COARSE_ITERATIONS, START_ITERATIONS = 128, 8, 5  # rows per coarse cluster; iterations of the two levels of the start
+COARSE_ROWS, COARSE_ITERATIONS = 128, 8  # rows per coarse cluster; iterations over them
+START_ITERATIONS, FEW_ROWS = (3, 5), 16  # of a cell by itself: with few rows a cluster more of them learn chance
 MAX_HELD_OUT = 16_384
 MIN_GAIN = 3e-4  # relative growth of the held-out cosine below which the iterations stop
 N_NEIGHBOURS, NEIGHBOUR_CELLS, SHARPNESS = 4, 12, 3.5
@@ -119,7 +120,7 @@ def _start(vectors: np.ndarray, rows: np.ndarray, n_clusters: int, rng: np.rando
         if k > MAX_FLAT:  # a cell that holds much of everything
             return _start(vectors, own, k, generator, _Here())
         part = vectors[own]
-        centroids, ids = flat_kmeans(part, part[generator.permutation(len(part))[:k]], START_ITERATIONS)
+        centroids, ids = flat_kmeans(part, part[generator.permutation(len(part))[:k]], START_ITERATIONS[len(part) >= FEW_ROWS * k])
         return centroids, ids.astype(np.int32)
 
     cells, centroids, ids = np.flatnonzero(shares), [], np.empty(len(rows), np.int32)
