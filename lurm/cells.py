@@ -58,7 +58,16 @@ def cells_of(centroids: np.ndarray, pool: Pool | None = None, middles: np.ndarra
     middles, where = flat_kmeans(centroids, middles, 1, each)
     filled, where = np.unique(where, return_inverse=True)  # a cell without a centroid is none
     order = np.argsort(where, kind="stable").astype(np.int32)
-    starts, middles, ordered = np.searchsorted(where[order], np.arange(len(filled) + 1)), middles[filled], centroids[order]
+    return _around(middles[filled], order, np.searchsorted(where[order], np.arange(len(filled) + 1)), centroids[order])
+
+
+def moved(cells: Cells, centroids: np.ndarray) -> Cells:
+    """The same cells when their centroids have moved a little, to these (K, d): each stays in its cell."""
+    ordered = centroids[cells.order]
+    return _around(directions(np.add.reduceat(ordered, cells.starts[:-1]), cells.middles), cells.order, cells.starts, ordered)
+
+
+def _around(middles: np.ndarray, order: np.ndarray, starts: np.ndarray, ordered: np.ndarray) -> Cells:
     return Cells(middles, order, starts, ordered, _rough(middles, ordered, starts) if _loops_take(ordered) else None)
 
 

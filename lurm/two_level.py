@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lurm.cells import Cells, cells_of, flat_kmeans, reach_of, roughly_nearest, search
+from lurm.cells import Cells, cells_of, flat_kmeans, moved, reach_of, roughly_nearest, search
 from lurm.dealt_blocks import DealtPool, Pool, of_the_first
 from lurm.errors import InputError
 from lurm.lloyd import BLOCK_ROWS, SAME, KMeansResult, Standing, directions, refills
@@ -179,11 +179,11 @@ def _updated(fit: _Fit, now: Standing, ids: np.ndarray, cosine: np.ndarray) -> S
     if len(fit.held_out):
         held_out = fit.vectors[fit.held_out]
         worth = _worth(held_out, cells, fit.n_probes, fit.pool)
-        near, similar = _neighbours(centroids, cells, fit.pool)
+        near, similar = _neighbours(cells, fit.pool)
         apart = np.maximum(1.0 - similar, 0.0)
         usual = max(apart[np.isfinite(apart)].mean(dtype=np.float64), SAME) if np.isfinite(apart).any() else 1.0
         smooth = directions(sums + weighted_sums(sums, near, np.exp(-SHARPNESS * apart / usual)), centroids)
-        smooth_cells = cells_of(smooth, fit.pool, cells.middles)
+        smooth_cells = moved(cells, smooth)
         if (found := _worth(held_out, smooth_cells, fit.n_probes, fit.pool)) > worth:
             worth, centroids, cells = found, smooth, smooth_cells
     settled = now.iteration > 0 and worth - now.worth < MIN_GAIN * abs(now.worth)
@@ -200,21 +200,21 @@ def _mean(cosine: np.ndarray) -> float:
     return float(of_the_first(cosine.mean(dtype=np.float64)))
 
 
-def _neighbours(centroids: np.ndarray, cells: Cells, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(cells: Cells, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
     """(K, N_NEIGHBOURS) nearest other centroids and their cosines, looked for in the nearest cells."""
     beside = np.argsort(-(cells.middles @ cells.middles.T), axis=1, kind="stable")[:, :NEIGHBOUR_CELLS]
-    near = np.zeros((len(centroids), N_NEIGHBOURS), np.int64)
-    similar = np.full((len(centroids), N_NEIGHBOURS), -np.inf, np.float32)
+    near = np.zeros((len(cells.order), N_NEIGHBOURS), np.int64)
+    similar = np.full((len(cells.order), N_NEIGHBOURS), -np.inf, np.float32)
+    spans = [slice(start, stop) for start, stop in zip(cells.starts[:-1].tolist(), cells.starts[1:].tolist(), strict=True)]
 
     def one(cell: int) -> tuple[np.ndarray, ...]:
-        own = cells.order[cells.starts[cell] : cells.starts[cell + 1]]
-        around = np.unique(np.append(beside[cell], cell))  # its own middle need not be the nearest, among equal ones
-        others = np.concatenate([cells.order[cells.starts[j] : cells.starts[j + 1]] for j in around])
-        if not len(own) or len(others) <= N_NEIGHBOURS:
+        around = np.unique(np.append(beside[cell], cell)).tolist()  # its own middle need not be the nearest, among equal ones
+        own, others = cells.order[spans[cell]], np.concatenate([cells.order[spans[other]] for other in around])
+        if len(others) <= N_NEIGHBOURS:
             return own[:0], near[:0], similar[:0]
-        like = centroids[own] @ centroids[others].T
+        like = cells.sorted[spans[cell]] @ np.concatenate([cells.sorted[spans[other]] for other in around]).T
         rows = np.arange(len(own))
-        like[rows, sum(int(np.diff(cells.starts[j : j + 2])[0]) for j in around if j < cell) + rows] = -np.inf  # itself
+        like[rows, sum(spans[other].stop - spans[other].start for other in around if other < cell) + rows] = -np.inf  # itself
         found, cosine = np.empty((len(own), N_NEIGHBOURS), np.int64), np.empty((len(own), N_NEIGHBOURS), np.float32)
         for place in range(N_NEIGHBOURS):  # a few maxima are quicker than a partition
             best = like.argmax(axis=1)
@@ -222,6 +222,6 @@ def _neighbours(centroids: np.ndarray, cells: Cells, pool: Pool) -> tuple[np.nda
             like[rows, best] = -np.inf
         return own, found, cosine
 
-    for own, found, cosine in pool.map(one, range(len(cells.middles))):
+    for own, found, cosine in pool.map(one, range(len(spans))):
         near[own], similar[own] = found, cosine
     return near, similar

@@ -5,7 +5,7 @@ import pytest
 from planted_directions import either, planted, unit  # noqa: F401
 
 from lurm import cells as cells_module
-from lurm.cells import cells_of, reach_for, reach_of
+from lurm.cells import cells_of, moved, reach_for, reach_of
 from lurm.kmeans import assign
 from lurm.two_level import fit_two_level, search_two_level
 
@@ -78,6 +78,19 @@ def test_centroids_that_rough_products_cannot_tell_apart(many):
     vectors = unit(near[::3] + 1e-4 * np.random.default_rng(4).standard_normal((300, 32)))
     ids, _ = search_two_level(vectors, near, look=1_000)
     assert (ids == (vectors.astype(np.float64) @ near.T.astype(np.float64)).argmax(axis=1)).mean() > 0.98
+
+
+def test_cells_go_with_their_centroids(many):
+    """Each centroid stays in its cell, whose middle moves with it; the search in all of them is exact again."""
+    cells = cells_of(many[0][:777])
+    nudged = unit(many[0][:777] + 0.02 * np.random.default_rng(5).standard_normal((777, 32)))
+    found = moved(cells, nudged)
+    np.testing.assert_array_equal(found.order, cells.order)
+    np.testing.assert_array_equal(found.sorted, nudged[cells.order])
+    for cell, middle in enumerate(found.middles):
+        np.testing.assert_allclose(middle, unit(found.sorted[cells.starts[cell] : cells.starts[cell + 1]].sum(axis=0, keepdims=True))[0], atol=1e-6)
+    ids, _ = search_two_level(many[1][:500], nudged, look=10_000, cells=found)
+    np.testing.assert_array_equal(ids, (many[1][:500] @ nudged.T).argmax(axis=1))
 
 
 def test_of_equal_centroids_the_lowest_number_wins(many):
