@@ -133,9 +133,10 @@ def read_files(store: Store, uris: Iterable[str], columns: Sequence[str] | None 
         try:
             if filters is None and not (schema and dictionaries):
                 with store.filesystem.open_input_file(uri) as source:
-                    read = read_batches(source, columns, batch_rows, schema) if not dictionaries else _with_dictionaries(
-                        source, columns, batch_rows, dictionaries
-                    )
+                    if dictionaries:
+                        read = _with_dictionaries(source, columns, batch_rows, dictionaries)
+                    else:
+                        read = read_batches(source, columns, batch_rows, schema)
                     if read is not None:
                         yield from (batch for batch in read if batch.num_rows)
                         continue

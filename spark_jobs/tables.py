@@ -3,11 +3,11 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pyspark import RDD
 from pyspark.errors import PythonException
-from pyspark.sql import Column, DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
@@ -99,7 +99,9 @@ def stage_frame(
         if counted:
             yield from staged_rows([DataFile(COUNTED, 0, 0, "", dict(counted))])
 
-    return _without_counts(_collect(frame.mapInArrow(write, from_arrow_schema(STAGED))), totals)
+    rows = _collect(frame.mapInArrow(write, from_arrow_schema(STAGED)))
+    files = (DataFile(row.path, row.size, row.rows, row.sha256, json.loads(row.partition), row.first_key, row.last_key) for row in rows)
+    return _staged(files, totals)
 
 
 def stage_tasks(
@@ -130,31 +132,26 @@ def stage_tasks(
     fewest, most = (number * context.defaultParallelism for number in TASKS_A_CORE)
     chunks = _chunks(tasks, sizes, max(fewest, min(most, -(-sum(sizes) // (TASK_BYTES * fewest)) * fewest))) if sizes else [[task] for task in tasks]
     done = context.parallelize(chunks, len(chunks)).mapPartitions(work)  # not a DataFrame, whose tasks take twice as long to start
-    return _without_counts(_collect(done.withResources(resources) if resources else done), totals)
+    return _staged(_collect(done.withResources(resources) if resources else done), totals)
 
 
-def _without_counts(files: list[DataFile], totals: Counter | None) -> list[DataFile]:
-    """The files, once what was counted beside them is added to `totals`."""
+def _staged(files: Iterable[DataFile], totals: Counter | None) -> list[DataFile]:
+    """The files by name, each once however often its task ran; what was counted beside them is added to `totals`."""
+    once: dict[str, DataFile] = {}
     for file in files:
-        if file.path == COUNTED and totals is not None:
+        if file.path != COUNTED:
+            once[file.path] = file
+        elif totals is not None:
             totals.update(file.partition)
-    return [file for file in files if file.path != COUNTED]
+    return [once[path] for path in sorted(once)]
 
 
-def _collect(described: DataFrame | RDD) -> list[DataFile]:
-    """What a job of staging tasks says of their files: one row a file, which is small."""
+def _collect(job: DataFrame | RDD) -> list:
+    """What the tasks of a job say of their files: a row for each, which is small."""
     try:
-        files = described.collect()
+        return job.collect()
     except PythonException as error:
         raise _of_worker(error) from None
-    once = {(file.path, "" if file.path != COUNTED else place): file for place, file in enumerate(map(_data_file, files))}
-    return [once[name] for name in sorted(once, key=str)]
-
-
-def _data_file(row: DataFile | Row) -> DataFile:
-    if isinstance(row, DataFile):
-        return row
-    return DataFile(row.path, row.size, row.rows, row.sha256, json.loads(row.partition), row.first_key, row.last_key)
 
 
 def _of_worker(error: PythonException) -> Exception:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
+from lurm import vector_code
 from lurm.rough_products import available, one_thread_a_product
 
 
@@ -13,6 +14,15 @@ def test_without_numba_there_are_no_rough_products(monkeypatch):
     available.cache_clear()
     try:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert not available()
+    finally:
+        available.cache_clear()
+
+
+def test_nor_without_the_instruction(monkeypatch):
+    available.cache_clear()
+    try:
+        monkeypatch.setattr(vector_code, "HAS_AVX2", False)
         assert not available()
     finally:
         available.cache_clear()
