@@ -4,7 +4,7 @@ What every helper takes and gives are LLVM's values inside a function that is be
 vector, as many as the processor's registers hold: 16 with AVX-512 (BW, which all but the first have), else 8, which LLVM cuts to what the host has.
 
 The exponential is 2^n 2^f: n by adding 1.5 x 2^23, so that it stands in the last bits of the sum, and a polynomial of degree 6 for 2^f, |f| <= 1/2
-(relative error 2e-9, before rounding). sigmoid and tanh follow with one division each, and are off by at most 1e-7 and 2e-7. They keep what is not
+(relative error 2e-9, before rounding). sigmoid and tanh follow with one reciprocal each, and are off by at most 1e-7 and 2e-7. They keep what is not
 a number.
 """
 
@@ -28,17 +28,21 @@ def fetch(typing, address):
     """Ask for the 64 bytes at an address, so that they are in the cache when they are wanted."""
 
     def code(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        to_read, keep, data = (ir.Constant(I32, number) for number in (0, 3, 1))
-        builder.call(function, [builder.inttoptr(arguments[0], BYTES), to_read, keep, data])
+        prefetch(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), code
 
 
-def constant(number: float):
-    return ir.Constant(VECTOR, [number] * LANES)
+def prefetch(builder, address) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    to_read, keep, data = (ir.Constant(I32, number) for number in (0, 3, 1))
+    builder.call(function, [builder.inttoptr(address, BYTES), to_read, keep, data])
+
+
+def constant(number: float, count: int = LANES):
+    return ir.Constant(ir.VectorType(FLOAT, count), [number] * count)
 
 
 def load(builder, address, offset: int = 0, kind=VECTOR):
@@ -94,22 +98,42 @@ def not_below_zero(builder, value):
 
 
 def sigmoid(builder, value):
-    return builder.fdiv(constant(1.0), builder.fadd(constant(1.0), _power(builder, value, -LOG2_E)))
+    return _reciprocal(builder, builder.fadd(constant(1.0, value.type.count), _power(builder, value, -LOG2_E)))
 
 
 def tanh(builder, value):
-    return builder.fsub(constant(1.0), builder.fdiv(constant(2.0), builder.fadd(constant(1.0), _power(builder, value, 2 * LOG2_E))))
+    n = value.type.count
+    both = _reciprocal(builder, builder.fadd(constant(1.0, n), _power(builder, value, 2 * LOG2_E)))
+    return multiply_add(builder, both, constant(-2.0, n), constant(1.0, n))
+
+
+def _reciprocal(builder, value):
+    """1 / value, of 1 or more. Dividing takes AVX-512 as long as all the rest of a sigmoid: there it starts from 14 bits, and a step of Newton's
+    doubles them."""
+    n = value.type.count
+    if not WIDE:
+        return builder.fdiv(constant(1.0, n), value)
+    if n > LANES:
+        whole = ir.VectorType(I32, n)
+        parts = [builder.shuffle_vector(value, value, ir.Constant(WHOLE, list(range(start, start + LANES)))) for start in range(0, n, LANES)]
+        return builder.shuffle_vector(*(_reciprocal(builder, part) for part in parts), ir.Constant(whole, list(range(n))))
+    kind = ir.FunctionType(VECTOR, [VECTOR, VECTOR, ir.IntType(16)])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.rcp14.ps.512")
+    first = builder.call(function, [value, constant(0.0), ir.Constant(ir.IntType(16), -1)])
+    return multiply_add(builder, first, multiply_add(builder, builder.fneg(value), first, constant(1.0)), first)
 
 
 def _power(builder, value, factor: float):
     """2^(factor * value), for values as far as LARGEST from zero; beyond it the same as there."""
+    n = value.type.count
+    whole_numbers = ir.VectorType(I32, n)
     for bound, sign in ((LARGEST, ">"), (-LARGEST, "<")):
-        value = builder.select(builder.fcmp_ordered(sign, value, constant(bound)), constant(bound), value)
-    moved = multiply_add(builder, value, constant(factor), constant(ROUNDER))
-    whole = builder.fsub(moved, constant(ROUNDER))
-    rest = multiply_add(builder, value, constant(factor), builder.fneg(whole))
-    power = constant(POWER_OF_TWO[0])
+        value = builder.select(builder.fcmp_ordered(sign, value, constant(bound, n)), constant(bound, n), value)
+    moved = multiply_add(builder, value, constant(factor, n), constant(ROUNDER, n))
+    whole = builder.fsub(moved, constant(ROUNDER, n))
+    rest = multiply_add(builder, value, constant(factor, n), builder.fneg(whole))
+    power = constant(POWER_OF_TWO[0], n)
     for coefficient in POWER_OF_TWO[1:]:
-        power = multiply_add(builder, power, rest, constant(coefficient))
-    exponent = builder.shl(builder.bitcast(moved, WHOLE), ir.Constant(WHOLE, [23] * LANES))
-    return builder.bitcast(builder.add(builder.bitcast(power, WHOLE), exponent), VECTOR)
+        power = multiply_add(builder, power, rest, constant(coefficient, n))
+    exponent = builder.shl(builder.bitcast(moved, whole_numbers), ir.Constant(whole_numbers, [23] * n))
+    return builder.bitcast(builder.add(builder.bitcast(power, whole_numbers), exponent), value.type)

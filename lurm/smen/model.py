@@ -26,7 +26,8 @@ from lurm.smen.activity_traces import N_TRACES, traces_after, traces_of
 from lurm.smen.batches import SparseBags
 from lurm.smen.compiled import kernels_for
 from lurm.smen.frozen_bags import frozen_bags
-from lurm.smen.recurrence import last_states_packed, pack, whole_vectors
+from lurm.smen.recurrence import last_states_packed, pack
+from lurm.smen.weight_products import whole_vectors
 
 Tables = dict[str, torch.Tensor]  # one for each scale
 

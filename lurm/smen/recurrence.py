@@ -23,8 +23,8 @@ from torch import nn
 
 from lurm.smen.batches import SparseBags
 from lurm.smen.compiled import loops_for
+from lurm.smen.weight_products import FEWEST_ROWS, Columns, by_torch, loop_columns
 
-FEWEST_ROWS = 16  # of a matrix product, see _product
 ROWS_AT_A_TIME = 640  # of the compiled loops: what a product writes is still in the cache when it is read
 STEPS_OF_A_THREAD = 8  # fewer take less time than the thread
 NOTHING = np.empty((0, 0), np.float32)
@@ -52,7 +52,7 @@ class StepWeights(NamedTuple):
     input: torch.Tensor  # (H, 3H): reset, update, candidate
     state: torch.Tensor  # (H, 3H)
     bias: torch.Tensor  # (4H): of reset, update, candidate and the state's part of the candidate
-    packs: tuple[np.ndarray, np.ndarray] | None  # input and state for `loops.multiply`, where it is quicker than torch
+    columns: Columns | None  # for loops, where they are quicker than torch
 
 
 def pack(bags: SparseBags) -> Packing:
@@ -104,10 +104,10 @@ def states_of_silence(gru: nn.GRU, n_steps: int) -> torch.Tensor:
         return start
     if torch.is_grad_enabled():
         return torch.cat([start, gru(start.new_zeros(1, n_steps, gru.input_size))[0][0]])
-    states, nothing, weights = [start], start.new_zeros(0, dtype=torch.int64), step_weights(gru)
-    for _ in range(n_steps):  # step by step, so that row k is the same number however many rows are asked for
-        states.append(next_states(weights, start[:0, None], nothing, states[-1][:, None])[:, 0])
-    return torch.cat(states)
+    nobody = torch.zeros(0, dtype=torch.int64, device=start.device)
+    kept = tuple(start.new_empty(n_steps, width * start.shape[1]) for width in (3, 1, 1))
+    last = _forward(start[:0], start, step_weights(gru), Packing(nobody, nobody, [0] * n_steps, [1] * n_steps, nobody, nobody), kept)
+    return torch.cat([kept[2], last])
 
 
 def step_weights(gru: nn.GRU) -> StepWeights:
@@ -210,14 +210,8 @@ def _pieces(users: int, ranks: torch.Tensor, at_once: int) -> list[tuple[int, in
 def _as_used(weight_in, weight_state, bias_in, bias_state) -> StepWeights:
     dim = weight_in.shape[0] // 3
     bias = torch.cat([bias_in[: 2 * dim] + bias_state[: 2 * dim], bias_in[2 * dim :], bias_state[2 * dim :]])
-    loops = loops_for(weight_in)
-    packs = tuple(_packs(weight.detach(), loops.LANES) for weight in (weight_in, weight_state)) if loops is not None and loops.MULTIPLIES else None
-    return StepWeights(weight_in.detach().T.contiguous(), weight_state.detach().T.contiguous(), bias.detach(), packs)
-
-
-def _packs(weight: torch.Tensor, lanes: int) -> np.ndarray:
-    """(3H, H) as (3H / lanes, H, lanes)."""
-    return weight.view(-1, lanes, weight.shape[1]).transpose(1, 2).contiguous().numpy()
+    transposed = (weight.detach().T.contiguous() for weight in (weight_in, weight_state))
+    return StepWeights(*transposed, bias.detach(), loop_columns(weight_in, weight_state))
 
 
 def _forward(inputs, start, weights, packing, saved=None):
@@ -225,43 +219,53 @@ def _forward(inputs, start, weights, packing, saved=None):
 
     So many users as fit into the cache go through all their steps together, side by side with others where each product is one thread's.
     """
-    state, dim, n_users = start.detach().clone(memory_format=torch.contiguous_format), start.shape[1], packing.running[0]
-    n_anchors, threads = len(start) // n_users, torch.get_num_threads() if weights.packs is None else 1
-    loops, at_once = _loops_and_users(state, packing, n_anchors, threads)
-    step = _step if loops is None else partial(_compiled_step, loops)
+    state, n_users = start.detach().clone(memory_format=torch.contiguous_format), packing.running[0]
+    n_anchors, in_loops = len(start) // n_users, weights.columns is not None and loops_for(start) is not None
+    loops, at_once = _loops_and_users(state, packing, n_anchors, 1 if in_loops else torch.get_num_threads())
     n_parts = -(-n_users // at_once)
     size = -(-n_users // n_parts)
-    edges = _edges(packing, [part * size for part in range(1, n_parts)])
-
-    @torch.no_grad()  # in every thread
-    def through_life(part: int) -> None:
-        rooms = tuple(state.new_empty(max(FEWEST_ROWS, size * n_anchors), 3 * dim) for _ in range(2))  # what the products write
-        first, place, begin = 0, 0, part * size
-        for users, filled, edge in zip(packing.running, packing.filled, edges, strict=True):
-            if users <= begin:
-                return
-            rows = slice(begin * n_anchors, min(begin + size, users) * n_anchors)
-            given, ranks = slice(place + edge[part], place + edge[part + 1]), packing.ranks[place + edge[part] : place + edge[part + 1]] - begin
-            kept = None if saved is None else tuple(part_of[first + rows.start : first + rows.stop] for part_of in saved)
-            some = inputs[given.start * n_anchors : given.stop * n_anchors]
-            step(some, ranks, state[rows], n_anchors, weights, rooms, kept)
-            first, place = first + users * n_anchors, place + filled
-
-    alone = weights.packs is None or len(packing.running) < STEPS_OF_A_THREAD
+    edges = _edges(packing, [part * size for part in range(n_parts)])
+    some = _some_in_loops if in_loops else _some_by_steps
+    through_life = partial(some, loops, inputs, state, weights, packing, saved, size, edges)
+    alone = not in_loops or len(packing.running) < STEPS_OF_A_THREAD
     with _side_by_side(1 if alone else min(n_parts, torch.get_num_threads())) as each:
         list(each(through_life, range(n_parts)))
     return state
 
 
-def _edges(packing: Packing, cuts: list[int]) -> list[list[int]]:
-    """For each time, where among its inputs users begin that are not below each cut; the first is 0, the last the number of inputs."""
-    if not cuts:
-        return [[0, filled] for filled in packing.filled]
-    ranks, found, place = packing.ranks.numpy(), [], 0
-    for filled in packing.filled:
-        found.append([0, *np.searchsorted(ranks[place : place + filled], cuts).tolist(), filled])
-        place += filled
-    return found
+def _some_in_loops(loops, inputs, state, weights, packing, saved, size, edges, part) -> None:
+    """Users of a part, `size` of them, through all their steps."""
+    kept = (NOTHING,) * 3 if saved is None else tuple(part_of.numpy() for part_of in saved)
+    loops.steps(
+        inputs.detach().numpy(), packing.ranks.numpy(), edges[part], edges[part + 1], np.array(packing.running), part * size, size,
+        len(state) // packing.running[0], *weights.columns, weights.bias.numpy(), state.numpy(), *kept,
+    )  # fmt: skip
+
+
+@torch.no_grad()  # in every thread
+def _some_by_steps(loops, inputs, state, weights, packing, saved, size, edges, part) -> None:
+    """The same by torch's products."""
+    n_anchors, begin, first, step = len(state) // packing.running[0], part * size, 0, _step if loops is None else partial(_compiled_step, loops)
+    rooms = tuple(state.new_empty(max(FEWEST_ROWS, size * n_anchors), 3 * state.shape[1]) for _ in range(2))  # what the products write
+    for users, start, stop in zip(packing.running, edges[part].tolist(), edges[part + 1].tolist(), strict=True):
+        if users <= begin:
+            return
+        rows = slice(begin * n_anchors, min(begin + size, users) * n_anchors)
+        kept = None if saved is None else tuple(part_of[first + rows.start : first + rows.stop] for part_of in saved)
+        some = inputs[start * n_anchors : stop * n_anchors]
+        step(some, packing.ranks[start:stop] - begin, state[rows], n_anchors, weights, rooms, kept)
+        first += users * n_anchors
+
+
+def _edges(packing: Packing, begins: list[int]) -> np.ndarray:
+    """(parts + 1, times) int64: where the inputs of each part begin at each time, users from begins[part] on; the last row is where they end."""
+    ends = np.cumsum(packing.filled)
+    if len(begins) == 1:
+        return np.stack([ends - packing.filled, ends])
+    n_users = packing.running[0]
+    times = np.repeat(np.arange(len(ends)), packing.filled)
+    wanted = np.arange(len(ends)) * n_users + np.array([*begins, n_users])[:, None]
+    return np.searchsorted(times * n_users + packing.ranks.numpy(), wanted)
 
 
 @contextmanager
@@ -279,11 +283,11 @@ def _step(given, ranks, state, n_anchors, weights, rooms, kept) -> None:
     dim, n_rows, bias = state.shape[1], len(state), weights.bias
     gates = rooms[0][:n_rows] if kept is None else kept[0]
     if len(given) < n_rows:
-        of_given = _product(given, weights.input, given.new_empty(len(given), 3 * dim))
+        of_given = by_torch(given, weights.input, given.new_empty(len(given), 3 * dim))
         _of_users(gates.zero_(), n_anchors).index_copy_(0, ranks, _of_users(of_given, n_anchors))
     else:
-        _product(given, weights.input, gates)
-    of_state = _product(state, weights.state, rooms[1][:n_rows])
+        by_torch(given, weights.input, gates)
+    of_state = by_torch(state, weights.state, rooms[1][:n_rows])
     both, candidate = gates[:, : 2 * dim], gates[:, 2 * dim :]
     both.add_(of_state[:, : 2 * dim]).add_(bias[: 2 * dim]).sigmoid_()
     reset, update = both.split(dim, dim=1)
@@ -297,35 +301,11 @@ def _step(given, ranks, state, n_anchors, weights, rooms, kept) -> None:
 
 def _compiled_step(loops, given, ranks, state, n_anchors, weights, rooms, kept) -> None:
     """The same with the compiled loops."""
-    of_given, of_state = (_compiled_product(loops, rows, weights, side, rooms[side]) for side, rows in enumerate((given, state)))
+    of_given, of_state = by_torch(given, weights.input, rooms[0][: len(given)]), by_torch(state, weights.state, rooms[1][: len(state)])
     silence, kept = np.zeros(rooms[0].shape[1], np.float32), (NOTHING,) * 3 if kept is None else tuple(part.numpy() for part in kept)
     loops.gates(of_given.numpy(), silence, ranks.numpy(), n_anchors, of_state.numpy(), weights.bias.numpy(), state.numpy(), *kept)
-
-
-def _compiled_product(loops, rows: torch.Tensor, weights: StepWeights, side: int, room: torch.Tensor) -> torch.Tensor:
-    """rows @ the weights of the input (side 0) or the state (1), in `room`."""
-    if weights.packs is None:
-        return _product(rows, weights[side], room[: len(rows)])
-    whole = rows if len(rows) >= loops.ROWS else whole_vectors(rows)
-    loops.multiply(whole.numpy(), weights.packs[side], room[: len(whole)].numpy())
-    return room[: len(rows)]
 
 
 def _of_users(rows: torch.Tensor, n_anchors: int) -> torch.Tensor:
     """(users x M, W) as (users, M x W)."""
     return rows.view(-1, n_anchors * rows.shape[1])
-
-
-def _product(rows: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """rows @ weight. Few rows are padded: a product of 1 to 6 rows takes another kernel on a CPU, which rounds differently, and a state must
-    not depend on how many users were advanced together."""
-    if len(rows) >= FEWEST_ROWS or not len(rows):
-        return torch.mm(rows, weight, out=out)
-    return out.copy_(torch.mm(whole_vectors(rows), weight)[: len(rows)])
-
-
-def whole_vectors(rows: torch.Tensor) -> torch.Tensor:
-    """The same and rows of zeros up to a multiple of FEWEST_ROWS: torch's sigmoid rounds the last numbers of a tensor differently where they do not
-    fill a vector of the processor, and a user must not depend on how many others were computed together."""
-    missing = -len(rows) % FEWEST_ROWS
-    return nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows

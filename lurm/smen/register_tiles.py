@@ -17,6 +17,7 @@ from lurm.vector_code import (
     I32,
     I64,
     LANES,
+    VECTOR,
     WIDE,
     choose,
     constant,
@@ -68,40 +69,44 @@ def multiply_rows(typing, n_packs, n_numbers, rows, row_bytes, packs, out, out_b
 
 
 @intrinsic
-def gate_row(typing, n_vectors, of_input, of_state, bias, state, gates, proposed, previous):
-    """One sequence through the gates, n_vectors (1 or more) times LANES = H numbers wide; `state` becomes the state after the step.
+def gate_row(typing, n_vectors, part_bytes, of_input, of_state, bias, state, gates, proposed, previous):
+    """n_vectors (1 or more) times LANES numbers of a sequence through the gates; `state` becomes the state after the step.
 
-    of_input and of_state (3H): the products of input and state with their weights, as reset, update, candidate; bias (4H): of reset, of update,
-    of the candidate, of the state's part in it. Where `gates` is not 0 a backward pass is to come: reset, update and candidate (3H), the state's part
-    of the candidate (H) and the state before (H) are written there.
+    of_input and of_state: the products of input and state with their weights, as reset, update, candidate; bias: of reset, of update, of the
+    candidate, of the state's part in it. All parts are part_bytes apart. Where `gates` is not 0 a backward pass is to come: reset, update and
+    candidate, as far apart, the state's part of the candidate and the state before are written to the last three.
     """
 
     def code(context, builder, signature, arguments):
-        n_vectors, of_input, of_state, bias, state, gates, proposed, previous = arguments
-        width = builder.mul(n_vectors, ir.Constant(I64, 4 * LANES))
-        keep = builder.icmp_signed("!=", gates, ir.Constant(I64, 0))
-        with cgutils.for_range(builder, n_vectors, intp=I64) as loop:
-            column = builder.mul(loop.index, ir.Constant(I64, 4 * LANES))
-            places = [builder.add(column, builder.mul(width, ir.Constant(I64, part))) for part in range(4)]
+        n_vectors, part_bytes, of_input, of_state, *others = arguments
 
+        def sums(column, kind):
             def at(address, part):
-                return load(builder, builder.add(address, places[part]))
+                return load(builder, _part(builder, builder.add(address, column), part_bytes, part), kind=kind)
 
-            def gate(part):
-                return builder.fadd(builder.fadd(at(of_input, part), at(of_state, part)), at(bias, part))
+            both = (builder.fadd(at(of_input, part), at(of_state, part)) for part in range(2))
+            return *both, at(of_input, 2), at(of_state, 2)
 
-            reset, update, before = sigmoid(builder, gate(0)), sigmoid(builder, gate(1)), at(state, 0)
-            of_candidate = builder.fadd(at(of_state, 2), at(bias, 3))
-            candidate = tanh(builder, multiply_add(builder, reset, of_candidate, builder.fadd(at(of_input, 2), at(bias, 2))))
-            with builder.if_then(keep):
-                kept = ((reset, gates, 0), (update, gates, 1), (candidate, gates, 2), (of_candidate, proposed, 0), (before, previous, 0))
-                for value, address, part in kept:
-                    builder.store(value, pointer(builder, builder.add(address, places[part])), align=4)
-            after = multiply_add(builder, update, builder.fsub(before, candidate), candidate)
-            builder.store(after, pointer(builder, builder.add(state, places[0])), align=4)
+        _through_gates(builder, n_vectors, sums, part_bytes, *others)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), code
+    return types.void(*[types.int64] * 9), code
+
+
+@intrinsic
+def gate_sums(typing, n_vectors, sum_bytes, part_bytes, sums, bias, state, gates, proposed, previous):
+    """The same from sums, sum_bytes apart: of input and state for reset and for update, of the input for the candidate, of the state for it."""
+
+    def code(context, builder, signature, arguments):
+        n_vectors, sum_bytes, part_bytes, sums, *others = arguments
+
+        def of_column(column, kind):
+            return [load(builder, _part(builder, builder.add(sums, column), sum_bytes, part), kind=kind) for part in range(4)]
+
+        _through_gates(builder, n_vectors, of_column, part_bytes, *others)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 9), code
 
 
 @intrinsic
@@ -138,6 +143,38 @@ def gate_gradient_row(typing, n_vectors, d_state, gates, proposed, previous, par
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), code
+
+
+def _part(builder, address, part_bytes, part: int):
+    return builder.add(address, builder.mul(part_bytes, ir.Constant(I64, part))) if part else address
+
+
+def _through_gates(builder, n_vectors, sums, part_bytes, bias, state, gates, proposed, previous) -> None:
+    """sums(column, kind) are those of reset, of update, and the input's and the state's for the candidate, `column` bytes after the first.
+
+    Two vectors at a time, because one alone is a long chain of steps that wait for each other.
+    """
+    pairs, lanes = builder.sdiv(n_vectors, ir.Constant(I64, 2)), ir.Constant(I64, 4 * LANES)
+    keep = builder.icmp_signed("!=", gates, ir.Constant(I64, 0))
+
+    def through(column, kind) -> None:
+        biases = [load(builder, _part(builder, builder.add(bias, column), part_bytes, part), kind=kind) for part in range(4)]
+        summed = [builder.fadd(value, of_bias) for value, of_bias in zip(sums(column, kind), biases, strict=True)]
+        reset, update = (sigmoid(builder, value) for value in summed[:2])
+        before = load(builder, builder.add(state, column), kind=kind)
+        candidate = tanh(builder, multiply_add(builder, reset, summed[3], summed[2]))
+        with builder.if_then(keep):
+            kept = ((reset, gates, 0), (update, gates, 1), (candidate, gates, 2), (summed[3], proposed, 0), (before, previous, 0))
+            for value, address, part in kept:
+                builder.store(value, pointer(builder, _part(builder, builder.add(address, column), part_bytes, part), kind=kind), align=4)
+        after = multiply_add(builder, update, builder.fsub(before, candidate), candidate)
+        builder.store(after, pointer(builder, builder.add(state, column), kind=kind), align=4)
+
+    with cgutils.for_range(builder, pairs, intp=I64) as loop:
+        through(builder.mul(loop.index, builder.add(lanes, lanes)), ir.VectorType(FLOAT, 2 * LANES))
+    done = builder.mul(pairs, ir.Constant(I64, 2))
+    with builder.if_then(builder.icmp_signed("<", done, n_vectors)):
+        through(builder.mul(done, lanes), VECTOR)
 
 
 def _tile(builder, n_anchors, n_vectors, n_cells, ids, table, row_bytes, weights, weight_bytes, out, out_bytes, past_cache) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lurm.smen import loops
-from lurm.smen.recurrence import StepWeights, _gate_gradients, _packs, _step
+from lurm.smen.recurrence import StepWeights, _gate_gradients, _step
+from lurm.smen.weight_products import vector_columns
 
 NOTHING = np.empty((0, 0), np.float32)
 
@@ -58,7 +59,7 @@ def step_of_few(dim: int, n_anchors: int, ranks: list[int]):
 def test_a_product_is_that_of_torch_and_a_row_hangs_on_itself(dim, n_rows):
     generator = torch.Generator().manual_seed(3)
     rows, weight = torch.randn(n_rows, dim, generator=generator), torch.randn(3 * dim, dim, generator=generator)
-    packs, out, few = _packs(weight, loops.LANES), torch.empty(n_rows, 3 * dim), torch.empty(8, 3 * dim)
+    packs, out, few = vector_columns(weight, loops.LANES), torch.empty(n_rows, 3 * dim), torch.empty(8, 3 * dim)
     loops.multiply(rows.numpy(), packs, out.numpy())
     torch.testing.assert_close(out, (rows.double() @ weight.double().T).float(), atol=3e-5, rtol=1e-5)
     loops.multiply(rows[-8:].contiguous().numpy(), packs, few.numpy())
