@@ -142,14 +142,13 @@ def _search_block(block: np.ndarray, cells: Cells, look: float) -> tuple[np.ndar
 
 def _search_roughly(block: np.ndarray, cells: Cells, look: float) -> tuple[np.ndarray, np.ndarray]:
     """The same by the compiled loops."""
-    from lurm.rough_loops import search_cells
-    from lurm.rough_tiles import ROWS
+    from lurm.rough_loops import MOST_ROWS, search_cells
 
     ids, best = np.zeros(len(block), np.int32), np.full(len(block), -np.inf, np.float32)
-    most, rough = max(MOST_PAIRS, ROWS * len(cells.middles)), cells.rough
+    most, rough = max(MOST_PAIRS, MOST_ROWS * len(cells.middles)), cells.rough
     search_cells(
         block, rough.middles.packs, rough.centroids.packs, rough.centroids.starts, cells.starts, cells.order, cells.sorted,
-        look, most, ids, best,
+        rough.middles.in_bytes, look, most, ids, best,
     )  # fmt: skip
     return ids, best
 
@@ -219,7 +218,7 @@ def roughly_nearest(vectors: np.ndarray, centroids: np.ndarray, each: Callable =
 
     def one(tile: slice) -> np.ndarray:
         ids = np.empty(tile.stop - tile.start, np.int64)
-        nearest_rough(vectors[tile], own.packs, len(centroids), ids)
+        nearest_rough(vectors[tile], own.packs, len(centroids), own.in_bytes, ids)
         return ids
 
     return np.concatenate(list(each(one, tiles(len(vectors)))))

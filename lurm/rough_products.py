@@ -22,8 +22,9 @@ ALIGNED = 64  # bytes
 class Packed:
     """Groups of columns (K, d) as `lurm.rough_tiles` reads them: group g lies in packs[starts[g]:starts[g + 1]] of LANES columns each."""
 
-    packs: np.ndarray  # (packs x LANES x d / 2,) int32: pairs of whole numbers of 16 bits
+    packs: np.ndarray  # int32: whole numbers of 16 bits
     starts: np.ndarray  # (G + 1,) int64
+    in_bytes: bool  # for a matrix unit: high and low bytes by themselves
 
 
 @cache
@@ -36,17 +37,25 @@ def available() -> bool:
     return HAS_AVX2
 
 
+def takes_bytes(width: int) -> bool:
+    """Whether products of this width are made on the processor's matrix unit; they are the same."""
+    from lurm.byte_tiles import BLOCK
+    from lurm.matrix_unit import usable
+
+    return width % BLOCK == 0 and usable()
+
+
 def packed(columns: np.ndarray, starts: np.ndarray) -> Packed:
     """columns (K, d) float32, of length 1 or less, d a multiple of 16, in groups columns[starts[g]:starts[g + 1]], none of them empty."""
     from lurm.rough_loops import pack_columns
     from lurm.rough_tiles import LANES
 
-    pack_starts = np.concatenate([[0], np.cumsum(-(-np.diff(starts) // LANES))])
+    pack_starts, in_bytes = np.concatenate([[0], np.cumsum(-(-np.diff(starts) // LANES))]), takes_bytes(columns.shape[1])
     room = np.empty(pack_starts[-1] * LANES * columns.shape[1] // 2 + ALIGNED // 4, np.int32)
     first = -room.ctypes.data % ALIGNED // 4
     packs = room[first : len(room) - ALIGNED // 4 + first]
-    pack_columns(columns, np.asarray(starts, np.int64), pack_starts, packs)
-    return Packed(packs, pack_starts)
+    pack_columns(columns, np.asarray(starts, np.int64), pack_starts, in_bytes, packs)
+    return Packed(packs, pack_starts, in_bytes)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from lurm.vector_code import FLOAT, I32, I64, LANES, ROUNDER, WHOLE, WIDE, choos
 
 SCALE = 32_767  # the largest whole number of 16 bits: products of vectors of length 1 stay below 2^30
 ROWS, PACKS = (8, 3) if WIDE else (6, 2)  # of a tile: 24 sums of LANES columns each in 32 registers, 12 in 16
+FOUR_PACKS = 4 * LANES
 EXACT_LANES = 16  # sums of an exact product, on every processor
 SUMS = ir.VectorType(FLOAT, EXACT_LANES)
 HALF = ir.IntType(16)
@@ -34,12 +35,8 @@ def to_whole(typing, row, n_parts, out):
         row, n_parts, out = arguments
 
         def step(place, values):
-            scaled = builder.fmul(load(builder, builder.add(row, builder.mul(place, ir.Constant(I64, 4 * LANES)))), constant(float(SCALE)))
-            for bound, sign in ((float(SCALE), ">"), (float(-SCALE), "<")):
-                scaled = builder.select(builder.fcmp_ordered(sign, scaled, constant(bound)), constant(bound), scaled)
-            rounded = builder.bitcast(builder.fadd(scaled, constant(ROUNDER)), WHOLE)  # whose lower bits are the whole number
             to = pointer(builder, builder.add(out, builder.mul(place, ir.Constant(I64, 2 * LANES))), kind=ir.VectorType(HALF, LANES))
-            builder.store(builder.trunc(rounded, ir.VectorType(HALF, LANES)), to, align=2)
+            builder.store(builder.trunc(scaled(builder, row, place), ir.VectorType(HALF, LANES)), to, align=2)
             return values
 
         repeat(builder, n_parts, [], step)
@@ -84,13 +81,23 @@ def largest(typing, address, n_packs):
 @intrinsic
 def at_least(typing, address, limit):
     """Which of LANES numbers, int32, are `limit` (of 32 bits too) or more: a bit for each, the first the lowest."""
+    return types.int64(types.int64, types.int64), _compare(LANES)
 
+
+@intrinsic
+def four_at_least(typing, address, limit):
+    """The same of FOUR_PACKS numbers, which are looked at together."""
+    return types.int64(types.int64, types.int64), _compare(FOUR_PACKS)
+
+
+def _compare(n: int):
     def code(context, builder, signature, arguments):
-        limit = spread(builder, builder.trunc(arguments[1], I32), WHOLE)
-        found = builder.icmp_signed(">=", _at(builder, arguments[0], ir.Constant(I64, 0), WHOLE), limit)
-        return builder.zext(builder.bitcast(found, ir.IntType(LANES)), I64)
+        kind = ir.VectorType(I32, n)
+        limit = spread(builder, builder.trunc(arguments[1], I32), kind)
+        found = builder.bitcast(builder.icmp_signed(">=", load(builder, arguments[0], kind=kind), limit), ir.IntType(n))
+        return found if n == 64 else builder.zext(found, I64)
 
-    return types.int64(types.int64, types.int64), code
+    return code
 
 
 @intrinsic
@@ -117,6 +124,14 @@ def multiply_exactly(typing, row, column, n_parts):
         return _across(builder, *repeat(builder, n_parts, [nothing], step), builder.fadd)
 
     return types.float32(types.int64, types.int64, types.int64), code
+
+
+def scaled(builder, row, place):
+    """A row's part number `place` of LANES numbers as whole ones, in the lower 16 bits of 32."""
+    value = builder.fmul(load(builder, builder.add(row, builder.mul(place, ir.Constant(I64, 4 * LANES)))), constant(float(SCALE)))
+    for bound, sign in ((float(SCALE), ">"), (float(-SCALE), "<")):
+        value = builder.select(builder.fcmp_ordered(sign, value, constant(bound)), constant(bound), value)
+    return builder.bitcast(builder.fadd(value, constant(ROUNDER)), WHOLE)
 
 
 def _tile(builder, n_packs, rows, packs, n_pairs, out, out_bytes) -> None:

@@ -34,6 +34,16 @@ def fetch(typing, address):
     return types.void(types.int64), code
 
 
+@intrinsic
+def address_at(typing, address):
+    """The address, int64, that lies at an address."""
+
+    def code(context, builder, signature, arguments):
+        return builder.load(pointer(builder, arguments[0], kind=I64), align=8)
+
+    return types.int64(types.int64), code
+
+
 def prefetch(builder, address) -> None:
     kind = ir.FunctionType(ir.VoidType(), [BYTES, I32, I32, I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")

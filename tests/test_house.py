@@ -22,10 +22,10 @@ DOORS = (
     ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py", "lurm/report/", "lurm/evaluation/"), False),
     ("plotly", (), False),  # its script is read as a file
     ("numba", ("lurm/smen/loops.py", "lurm/smen/register_tiles.py", "lurm/smen/split_tiles.py", "lurm/vector_code.py", "lurm/matrix_unit.py",
-               "lurm/compiled_loops.py", "lurm/rough_loops.py", "lurm/rough_tiles.py", "lurm/row_loops.py"), False),
+               "lurm/compiled_loops.py", "lurm/rough_loops.py", "lurm/rough_tiles.py", "lurm/byte_tiles.py", "lurm/row_loops.py"), False),
     ("numba", ("lurm/report/interest_map.py",), True),
     ("llvmlite", ("lurm/smen/register_tiles.py", "lurm/smen/split_tiles.py", "lurm/vector_code.py", "lurm/matrix_unit.py",
-                  "lurm/rough_tiles.py"), False),
+                  "lurm/rough_tiles.py", "lurm/byte_tiles.py"), False),
     ("triton", ("lurm/smen/triton_bags.py",), False),
     ("umap", ("lurm/report/interest_map.py",), True),
     ("torch", ("lurm/kmeans.py", "lurm/standing.py", "lurm/dealt_blocks.py", "spark_jobs/"), True),

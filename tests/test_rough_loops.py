@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from planted_directions import planted, unit
 
-from lurm.rough_loops import BLOCK_ROWS, error_of, nearest_rough, search_cells
+from lurm import matrix_unit, rough_products
+from lurm.rough_loops import BLOCK_ROWS, MOST_ROWS, error_of, nearest_rough, search_cells
 from lurm.rough_products import packed
-from lurm.rough_tiles import LANES, ROWS, SCALE
+from lurm.rough_tiles import LANES, SCALE
 
 
 def searched(rows: np.ndarray, middles: np.ndarray, groups: list[np.ndarray], look: float, most: int = 100_000):
@@ -16,8 +17,17 @@ def searched(rows: np.ndarray, middles: np.ndarray, groups: list[np.ndarray], lo
     centroids = np.concatenate([vectors for _, vectors in groups])
     inside, ids, best = packed(centroids, starts), np.zeros(len(rows), np.int32), np.full(len(rows), -np.inf, np.float32)
     of_middles = packed(middles, np.array([0, len(middles)]))
-    search_cells(rows, of_middles.packs, inside.packs, inside.starts, starts, order, centroids, look, most, ids, best)
+    search_cells(rows, of_middles.packs, inside.packs, inside.starts, starts, order, centroids, inside.in_bytes, look, most, ids, best)
     return ids, best
+
+
+@pytest.fixture(params=["vectors", "bytes"], autouse=True)
+def in_bytes(request, monkeypatch) -> bool:
+    """Everything here on the processor's matrix unit too, where it has one and the width is one of its own."""
+    if request.param == "bytes" and not matrix_unit.usable():
+        pytest.skip("this processor has no matrix unit")
+    monkeypatch.setattr(rough_products, "takes_bytes", lambda width: request.param == "bytes" and width % 64 == 0)
+    return request.param == "bytes"
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +45,19 @@ def whole(vectors: np.ndarray) -> np.ndarray:
     return np.rint(vectors * np.float32(SCALE)).astype(np.int16)
 
 
-def test_packs_hold_whole_numbers():
-    columns = planted(2 * LANES + 5, 9, 0, d=32)
+def test_packs_hold_whole_numbers(in_bytes):
+    columns = planted(2 * LANES + 5, 9, 0, d=64)
     sizes = [3, LANES + 2, LANES]
     found = packed(columns, np.concatenate([[0], np.cumsum(sizes)]))
     assert found.starts.tolist() == [0, 1, 3, 4] and found.packs.ctypes.data % 64 == 0
     last = [2] * (LANES - 2), [LANES + 4] * (LANES - 1)  # a pack is filled up with its last column
     numbers = np.concatenate([[0, 1], last[0], np.arange(3, LANES + 4), last[1], np.arange(LANES + 5, 2 * LANES + 5)])
-    pairs = found.packs.view(np.int16).reshape(4, 16, LANES, 2)
-    np.testing.assert_array_equal(pairs.transpose(0, 2, 1, 3).reshape(4 * LANES, 32), whole(columns)[numbers])
+    if in_bytes:
+        high, low = found.packs.view(np.uint8).reshape(4, 2, 16, LANES, 4).transpose(1, 0, 3, 2, 4).reshape(2, 4 * LANES, 64)
+        held = (high.astype(np.uint16) << 8 | low).view(np.int16)
+    else:
+        held = found.packs.view(np.int16).reshape(4, 32, LANES, 2).transpose(0, 2, 1, 3).reshape(4 * LANES, 64)
+    np.testing.assert_array_equal(held, whole(columns)[numbers])
 
 
 def test_all_cells_are_exact(world):
@@ -78,7 +92,7 @@ def test_a_row_hangs_on_itself_alone(world):
     for part in (slice(0, 1), slice(3, 12), slice(100, 700)):
         for found, expected in zip(searched(rows[part], middles, groups, 0.3), whole, strict=True):
             np.testing.assert_array_equal(found, expected[part])
-    for found, expected in zip(searched(rows, middles, groups, 0.3, most=ROWS * len(middles)), whole, strict=True):
+    for found, expected in zip(searched(rows, middles, groups, 0.3, most=MOST_ROWS * len(middles)), whole, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
@@ -94,11 +108,11 @@ def test_more_rows_than_a_block(world):
 def test_what_rounding_hides_is_found():
     """Pairs of centroids, the nearer of which is the further one once numbers are rounded."""
     rng = np.random.default_rng(5)
-    rows = unit(rng.standard_normal((400, 32)))
-    near = unit(np.repeat(rows, 4, axis=0) + 0.001 * rng.standard_normal((1_600, 32)))
+    rows = unit(rng.standard_normal((400, 64)))
+    near = unit(np.repeat(rows, 4, axis=0) + 0.001 * rng.standard_normal((1_600, 64)))
     exact = rows.astype(np.float64) @ near.T.astype(np.float64)
     rough = (whole(rows).astype(np.int64) @ whole(near).T.astype(np.int64)) / SCALE**2
-    assert 20 < (rough.argmax(axis=1) != exact.argmax(axis=1)).sum() and np.abs(rough - exact).max() < error_of(32)
+    assert 20 < (rough.argmax(axis=1) != exact.argmax(axis=1)).sum() and np.abs(rough - exact).max() < error_of(64)
     ids, _ = searched(rows, unit(near[:1]), [(np.arange(1_600), near)], 1)
     assert (exact[np.arange(400), ids] > exact.max(axis=1) - 1e-6).all()
 
@@ -115,11 +129,12 @@ def test_everything_may_be_far_away_and_equal_ones_have_an_order():
 
 @pytest.mark.parametrize("n", [1, 7, 8, 30])
 def test_the_nearest_of_a_few(n):
-    rows, columns = planted(n, 9, 1, d=32), np.concatenate([planted(37, 9, 2, d=32), planted(37, 9, 2, d=32)])
+    rows, columns = planted(n, 9, 1, d=64), np.concatenate([planted(37, 9, 2, d=64), planted(37, 9, 2, d=64)])
     ids = np.empty(n, np.int64)
-    nearest_rough(rows, packed(columns, np.array([0, 74])).packs, 74, ids)
+    own = packed(columns, np.array([0, 74]))
+    nearest_rough(rows, own.packs, 74, own.in_bytes, ids)
     products = rows @ columns.T
-    assert (products[np.arange(n), ids] > products.max(axis=1) - 2 * error_of(32)).all() and ids.max() < 37, "of equal ones the lowest"
+    assert (products[np.arange(n), ids] > products.max(axis=1) - 2 * error_of(64)).all() and ids.max() < 37, "of equal ones the lowest"
 
 
 def test_rooms_are_kept_as_long_as_they_are_used():
@@ -127,10 +142,19 @@ def test_rooms_are_kept_as_long_as_they_are_used():
     rng = np.random.default_rng(8)
     columns, rows = unit(rng.standard_normal((1_100_000, 16))), unit(rng.standard_normal((8, 16)))
     exact, ids = rows @ columns.T, np.empty(8, np.int64)
-    nearest_rough(rows, packed(columns, np.array([0, len(columns)])).packs, len(columns), ids)
+    own = packed(columns, np.array([0, len(columns)]))
+    nearest_rough(rows, own.packs, len(columns), own.in_bytes, ids)
     assert (exact[np.arange(8), ids] > exact.max(axis=1) - 2 * error_of(16)).all()
     found, _ = searched(rows, columns[:1], [(np.arange(len(columns)), columns)], 1)
     np.testing.assert_array_equal(found, exact.argmax(axis=1))
+
+
+def test_more_may_be_the_nearest_than_there_is_room_for():
+    """Every centroid as near as every other: all are kept, and compared when the room is full; the lowest number wins."""
+    one = planted(1, 1, 9, d=64)
+    rows, numbers = np.repeat(one, 300, axis=0), np.random.default_rng(9).permutation(4_000)
+    ids, best = searched(rows, one.repeat(40, axis=0), [(np.sort(part), one.repeat(100, axis=0)) for part in np.split(numbers, 40)], 40)
+    assert not ids.any() and best == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("width", [16, 64, 4_096])
