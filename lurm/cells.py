@@ -16,7 +16,7 @@ import numpy as np
 
 from lurm.dealt_blocks import DealtPool, Pool
 from lurm.lloyd import directions
-from lurm.rough_products import Packed, available, one_thread_a_product, packed
+from lurm.rough_products import Packed, available, one_thread_a_product, packed, takes_bytes
 from lurm.row_sums import sums_by_number
 
 CELLS_PER_ROOT = 4.0  # cells are this times sqrt(K): many small ones hold fewer centroids that are looked at in vain
@@ -190,7 +190,12 @@ def _by_cell(looked: np.ndarray, n_cells: int) -> Iterator[tuple[int, np.ndarray
 
 
 def flat_kmeans(vectors: np.ndarray, centroids: np.ndarray, n_iterations: int, each: Callable = map) -> tuple[np.ndarray, np.ndarray]:
-    """Plain spherical k-means from given centroids, for what fits in the cache: (centroids, nearest of each vector)."""
+    """Plain spherical k-means from given centroids, for what fits in the cache: (centroids, nearest of each vector).
+
+    `each` maps over parts of the vectors; without one, and where there are loops, all of it is one of them.
+    """
+    if each is map and _loops_take(centroids):
+        return _flat_in_loops(vectors, centroids, n_iterations)
     for iteration in range(n_iterations + 1):
         ids = roughly_nearest(vectors, centroids, each)
         if iteration == n_iterations:
@@ -201,6 +206,14 @@ def flat_kmeans(vectors: np.ndarray, centroids: np.ndarray, n_iterations: int, e
             cosine = np.einsum("ij,ij->i", vectors, centroids[ids])
             centroids[empty] = vectors[np.argpartition(cosine, min(len(empty), len(cosine) - 1))[: len(empty)]]
     return centroids, ids
+
+
+def _flat_in_loops(vectors: np.ndarray, centroids: np.ndarray, n_iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    from lurm.flat_loops import flat_kmeans as in_loops
+
+    found, ids = np.array(centroids, np.float32, order="C"), np.empty(len(vectors), np.int64)
+    in_loops(np.ascontiguousarray(vectors), found, n_iterations, takes_bytes(found.shape[1]), ids)
+    return found, ids
 
 
 def roughly_nearest(vectors: np.ndarray, centroids: np.ndarray, each: Callable = map) -> np.ndarray:

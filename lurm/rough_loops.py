@@ -1,9 +1,11 @@
-"""The search among many columns as compiled loops: rough products choose, float32 decides. Made of `lurm.rough_tiles` or, where the processor has a
-matrix unit, of `lurm.byte_tiles`, which give the same; `lurm.cells` takes them.
+"""The search among many columns as compiled loops: rough products choose, float32 decides.
+
+Made of `lurm.rough_tiles` or, where the processor has a matrix unit, of `lurm.byte_tiles`, which give the same; `lurm.cells` takes them.
 
   pack_columns   vectors in the form that rows are multiplied with;
   search_cells   the nearest centroid of every row, among those of the cells whose middles are near;
-  nearest_rough  the nearest of a few columns, by rough products alone.
+  nearest_rough  the nearest of a few columns, by rough products alone;
+  nearest_others the nearest other centroids of every centroid, likewise.
 
 A rough product of two vectors of length 1 is off by at most `error_of` their width, so what `search_cells` finds is what float32 finds in the same
 cells. A row's result depends on that row alone, and which are chosen on no processor.
@@ -304,5 +306,57 @@ def nearest_rough(rows, packs, n_columns, in_bytes, ids):
                 found = at_least(of_own + pack * 4 * LANES, top)
                 pack += 1
             ids[first + own] = (pack - 1) * LANES + lowest_bit(found)
+    if in_bytes:
+        end(shape.ctypes.data)
+
+
+@compiled(
+    types.void, MATRIX, INTS, LONGS, LONGS, types.Array(types.int64, 2, "C", readonly=True), types.int64, types.boolean, types.int64[:, ::1],
+    types.float32[:, ::1], made_of=MADE_OF,
+)  # fmt: skip
+def nearest_others(centroids, packs, pack_starts, starts, beside, first_cell, in_bytes, places, cosines):
+    """The nearest other centroids of those of the cells first_cell and following; `beside` (C, L) holds the cells that are looked into for each.
+
+    centroids (K, d), packs and starts as for `search_cells`; places (n, N) are numbers in that order, the nearest first, cosines (n, N) their rough
+    products, minus infinity where there are no more.
+    """
+    width, widest, n_rows, n_wanted = centroids.shape[1], np.max(pack_starts[1:] - pack_starts[:-1]), _rows_at_once(in_bytes), places.shape[1]
+    products, at, whole = np.empty((n_rows, widest * LANES), np.int32), np.empty(n_rows, np.int64), np.empty(n_rows * 2 * width, np.uint8)
+    row_bytes, room, shape = widest * 4 * LANES, np.empty(_room_for(width, in_bytes), np.uint8), np.empty(ROW_BYTES, np.uint8)
+    tops, found_places, to = np.empty((n_rows, n_wanted), np.int32), np.empty((n_rows, n_wanted), np.int64), 0
+    if in_bytes:
+        begin(shape.ctypes.data)
+    for cell in range(first_cell, first_cell + len(beside)):
+        for start in range(starts[cell], starts[cell + 1], n_rows):
+            n_here = min(n_rows, starts[cell + 1] - start)
+            for own in range(n_rows):
+                at[own] = whole.ctypes.data + own * 2 * width
+                _to_whole(centroids.ctypes.data + 4 * width * (start + min(own, n_here - 1)), width, at[own], in_bytes)
+            tops[:], found_places[:] = LEAST, 0
+            for number in range(beside.shape[1]):
+                other = beside[cell - first_cell, number]
+                n_packs, of_packs = pack_starts[other + 1] - pack_starts[other], packs.ctypes.data + pack_starts[other] * 2 * width * LANES
+                _multiply_all(at.ctypes.data, of_packs, n_packs, width, products.ctypes.data, row_bytes, in_bytes, room.ctypes.data)
+                for own in range(n_here):
+                    of_own = products.ctypes.data + own * row_bytes
+                    if largest(of_own, n_packs) <= tops[own, n_wanted - 1]:
+                        continue
+                    for pack in range(n_packs):
+                        found = at_least(of_own + pack * 4 * LANES, np.int64(tops[own, n_wanted - 1]) + 1)
+                        while found:
+                            column = pack * LANES + lowest_bit(found)
+                            place, product, rank = starts[other] + column, products[own, column], n_wanted - 1
+                            found &= found - 1
+                            if place >= starts[other + 1] or place == start + own or product <= tops[own, rank]:
+                                continue
+                            while rank and tops[own, rank - 1] < product:
+                                tops[own, rank], found_places[own, rank] = tops[own, rank - 1], found_places[own, rank - 1]
+                                rank -= 1
+                            tops[own, rank], found_places[own, rank] = product, place
+            for own in range(n_here):
+                for rank in range(n_wanted):
+                    there = tops[own, rank] > LEAST
+                    places[to, rank], cosines[to, rank] = found_places[own, rank], np.float32(tops[own, rank] / SQUARE) if there else -np.inf
+                to += 1
     if in_bytes:
         end(shape.ctypes.data)

@@ -5,6 +5,7 @@ else numpy's sums by sorted number. Every sum is computed by one thread in the o
 """
 
 import importlib.util
+from functools import cache
 
 import numpy as np
 
@@ -12,7 +13,7 @@ import numpy as np
 def sums_by_number(vectors: np.ndarray, numbers: np.ndarray, n: int) -> np.ndarray:
     """The sum of the rows of each number below n, (n, d) float32; rows whose number is n belong to nobody. Good for clusters of a few
     thousand rows: larger ones lose digits of float32 (lurm.lloyd.cluster_sums does not)."""
-    if importlib.util.find_spec("numba") is not None:
+    if _compiles():
         from lurm.row_loops import add_rows
 
         sums = np.zeros((n, vectors.shape[1]), np.float32)
@@ -25,13 +26,19 @@ def sums_by_number(vectors: np.ndarray, numbers: np.ndarray, n: int) -> np.ndarr
 
 def weighted_sums(vectors: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """sum_r weights[k, r] vectors[rows[k, r]], (k, d) float32; rows (k, r) int64, weights (k, r)."""
-    if importlib.util.find_spec("numba") is not None:
+    if _compiles():
         from lurm.row_loops import add_weighted_rows
 
         sums = np.zeros((len(rows), vectors.shape[1]), np.float32)
         add_weighted_rows(np.asarray(vectors), np.ascontiguousarray(rows), np.ascontiguousarray(weights, np.float32), sums)
         return sums
     return _sums_of_runs(vectors[rows.ravel()] * weights.astype(np.float32).ravel()[:, None], np.arange(len(rows)) * rows.shape[1])
+
+
+@cache
+def _compiles() -> bool:
+    """Whether numba is there; looking for it takes longer than some sums."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def _sums_of_runs(rows: np.ndarray, starts: np.ndarray) -> np.ndarray:

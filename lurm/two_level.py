@@ -22,6 +22,7 @@ from lurm.cells import Cells, cells_of, flat_kmeans, moved, reach_of, roughly_ne
 from lurm.dealt_blocks import DealtPool, Pool, of_the_first
 from lurm.errors import InputError
 from lurm.lloyd import BLOCK_ROWS, SAME, KMeansResult, Standing, directions, refills
+from lurm.neighbours import neighbours
 from lurm.rough_products import one_thread_a_product
 from lurm.row_sums import sums_by_number, weighted_sums
 
@@ -31,7 +32,7 @@ COARSE_ROWS, COARSE_ITERATIONS = 128, 8  # rows per coarse cluster; iterations o
 START_ITERATIONS, FEW_ROWS = (3, 5), 16  # of a cell by itself: with few rows a cluster more of them learn chance
 MAX_HELD_OUT = 16_384
 MIN_GAIN = 3e-4  # relative growth of the held-out cosine below which the iterations stop
-N_NEIGHBOURS, NEIGHBOUR_CELLS, SHARPNESS = 4, 12, 3.5
+SHARPNESS = 3.5  # of the smoothing
 LOOK_CLOSER = 2  # times as many cells for held-out vectors: what a narrow search misses must not decide
 
 
@@ -179,7 +180,7 @@ def _updated(fit: _Fit, now: Standing, ids: np.ndarray, cosine: np.ndarray) -> S
     if len(fit.held_out):
         held_out = fit.vectors[fit.held_out]
         worth = _worth(held_out, cells, fit.n_probes, fit.pool)
-        near, similar = _neighbours(cells, fit.pool)
+        near, similar = neighbours(cells, fit.pool)
         apart = np.maximum(1.0 - similar, 0.0)
         usual = max(apart[np.isfinite(apart)].mean(dtype=np.float64), SAME) if np.isfinite(apart).any() else 1.0
         smooth = directions(sums + weighted_sums(sums, near, np.exp(-SHARPNESS * apart / usual)), centroids)
@@ -198,30 +199,3 @@ def _worth(held_out: np.ndarray, cells: Cells, n_probes: int, pool: Pool) -> flo
 def _mean(cosine: np.ndarray) -> float:
     """Decisions hang on it, so all processes have the same one, to the last bit."""
     return float(of_the_first(cosine.mean(dtype=np.float64)))
-
-
-def _neighbours(cells: Cells, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
-    """(K, N_NEIGHBOURS) nearest other centroids and their cosines, looked for in the nearest cells."""
-    beside = np.argsort(-(cells.middles @ cells.middles.T), axis=1, kind="stable")[:, :NEIGHBOUR_CELLS]
-    near = np.zeros((len(cells.order), N_NEIGHBOURS), np.int64)
-    similar = np.full((len(cells.order), N_NEIGHBOURS), -np.inf, np.float32)
-    spans = [slice(start, stop) for start, stop in zip(cells.starts[:-1].tolist(), cells.starts[1:].tolist(), strict=True)]
-
-    def one(cell: int) -> tuple[np.ndarray, ...]:
-        around = np.unique(np.append(beside[cell], cell)).tolist()  # its own middle need not be the nearest, among equal ones
-        own, others = cells.order[spans[cell]], np.concatenate([cells.order[spans[other]] for other in around])
-        if len(others) <= N_NEIGHBOURS:
-            return own[:0], near[:0], similar[:0]
-        like = cells.sorted[spans[cell]] @ np.concatenate([cells.sorted[spans[other]] for other in around]).T
-        rows = np.arange(len(own))
-        like[rows, sum(spans[other].stop - spans[other].start for other in around if other < cell) + rows] = -np.inf  # itself
-        found, cosine = np.empty((len(own), N_NEIGHBOURS), np.int64), np.empty((len(own), N_NEIGHBOURS), np.float32)
-        for place in range(N_NEIGHBOURS):  # a few maxima are quicker than a partition
-            best = like.argmax(axis=1)
-            found[:, place], cosine[:, place] = others[best], like[rows, best]
-            like[rows, best] = -np.inf
-        return own, found, cosine
-
-    for own, found, cosine in pool.map(one, range(len(spans))):
-        near[own], similar[own] = found, cosine
-    return near, similar

@@ -22,7 +22,8 @@ DOORS = (
     ("torch", ("lurm/item_encoder/", "lurm/smen/", "lurm/contrastive.py", "lurm/training.py", "lurm/report/", "lurm/evaluation/"), False),
     ("plotly", (), False),  # its script is read as a file
     ("numba", ("lurm/smen/loops.py", "lurm/smen/register_tiles.py", "lurm/smen/split_tiles.py", "lurm/vector_code.py", "lurm/matrix_unit.py",
-               "lurm/compiled_loops.py", "lurm/rough_loops.py", "lurm/rough_tiles.py", "lurm/byte_tiles.py", "lurm/row_loops.py"), False),
+               "lurm/compiled_loops.py", "lurm/flat_loops.py", "lurm/rough_loops.py", "lurm/rough_tiles.py",
+               "lurm/byte_tiles.py", "lurm/row_loops.py"), False),
     ("numba", ("lurm/report/interest_map.py",), True),
     ("llvmlite", ("lurm/smen/register_tiles.py", "lurm/smen/split_tiles.py", "lurm/vector_code.py", "lurm/matrix_unit.py",
                   "lurm/rough_tiles.py", "lurm/byte_tiles.py"), False),

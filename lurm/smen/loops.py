@@ -77,7 +77,9 @@ def multiply(rows, columns, out):
     whole, to = rows, out
     if n < ROWS:
         whole, to = np.zeros((ROWS, width), np.float32), np.empty((ROWS, out.shape[1]), np.float32)
-        whole[:n] = rows
+        for row in range(n):
+            for column in range(width):
+                whole[row, column] = rows[row, column]
     for start in range(0, len(whole), ROWS):
         row = min(start, len(whole) - ROWS)  # the last tile goes back over rows that are there already, to the same bits
         for pack in range(0, n_packs, PACKS):
@@ -86,7 +88,9 @@ def multiply(rows, columns, out):
                 to.ctypes.data + row * out_bytes + 4 * LANES * pack, out_bytes,
             )  # fmt: skip
     if n < ROWS:
-        out[:n] = to[:n]
+        for row in range(n):
+            for column in range(out.shape[1]):
+                out[row, column] = to[row, column]
 
 
 @compiled(MATRIX, FLOATS, LONGS, types.int64, MATRIX, FLOATS, MATRIX, MATRIX, MATRIX, MATRIX)
