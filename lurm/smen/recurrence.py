@@ -221,15 +221,15 @@ def _forward(inputs, start, weights, packing, saved=None):
     """
     state, n_users = start.detach().clone(memory_format=torch.contiguous_format), packing.running[0]
     n_anchors, in_loops = len(start) // n_users, weights.columns is not None and loops_for(start) is not None
+    threads = torch.get_num_threads() if in_loops and len(packing.running) >= STEPS_OF_A_THREAD else 1
     loops, at_once = _loops_and_users(state, packing, n_anchors, 1 if in_loops else torch.get_num_threads())
-    n_parts = -(-n_users // at_once)
-    size = -(-n_users // n_parts)
-    edges = _edges(packing, [part * size for part in range(n_parts)])
+    size = -(-n_users // max(-(-n_users // at_once), min(threads, n_users)))
+    begins = list(range(0, n_users, size))
+    edges = _edges(packing, begins)
     some = _some_in_loops if in_loops else _some_by_steps
     through_life = partial(some, loops, inputs, state, weights, packing, saved, size, edges)
-    alone = not in_loops or len(packing.running) < STEPS_OF_A_THREAD
-    with _side_by_side(1 if alone else min(n_parts, torch.get_num_threads())) as each:
-        list(each(through_life, range(n_parts)))
+    with _side_by_side(min(len(begins), threads)) as each:
+        list(each(through_life, range(len(begins))))
     return state
 
 

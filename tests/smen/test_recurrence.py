@@ -68,13 +68,14 @@ def test_a_state_does_not_depend_on_the_pieces(rows, monkeypatch):
     assert all(torch.allclose(ours, theirs, atol=1e-4) for ours, theirs in zip(gradients, others, strict=True)), "sums over rows are cut"
 
 
-def test_threads_change_no_state(monkeypatch):
-    """Users go through their lives side by side, with and without a gradient."""
+@pytest.mark.parametrize(("n_threads", "rows"), [(3, 40), (3, 640), (20, 640), (64, 640)])
+def test_threads_change_no_state(n_threads, rows, monkeypatch):
+    """Users go through their lives side by side, with and without a gradient, however few they are."""
     alone, _ = both_ways(32, 9)
-    monkeypatch.setattr(recurrence, "ROWS_AT_A_TIME", 40)
+    monkeypatch.setattr(recurrence, "ROWS_AT_A_TIME", rows)
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(3)
+        torch.set_num_threads(n_threads)
         together, gradients = both_ways(32, 9)
         with torch.no_grad():
             gru, bags = gru_and_bags(32)
