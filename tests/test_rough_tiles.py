@@ -4,7 +4,21 @@ import numpy as np
 import pytest
 from numba import njit
 
-from lurm.rough_tiles import EXACT_LANES, LANES, PACKS, ROWS, SCALE, at_least, largest, lowest_bit, multiply, multiply_exactly, to_whole
+from lurm.rough_tiles import (
+    EXACT_LANES,
+    FOUR_PACKS,
+    LANES,
+    PACKS,
+    ROWS,
+    SCALE,
+    at_least,
+    four_at_least,
+    largest,
+    lowest_bit,
+    multiply,
+    multiply_exactly,
+    to_whole,
+)
 
 
 def test_numbers_become_the_nearest_whole_ones():
@@ -58,6 +72,18 @@ def test_what_is_done_with_products():
     reached = np.flatnonzero(values[:LANES] >= limit)
     assert top == values.max() and bits == sum(1 << int(place) for place in reached) and lowest == reached[0]
     assert everything(-np.abs(values), 0)[:2] == (-np.abs(values).min(), 0) and everything(values, -(2**31))[1] == 2**LANES - 1
+
+
+def test_four_packs_are_compared_together():
+    @njit
+    def compared(values, limit):
+        return four_at_least(values.ctypes.data, limit), values[0]
+
+    values = np.random.default_rng(3).integers(-(2**30), 2**30, FOUR_PACKS).astype(np.int32)
+    values[-1] = 2**30  # the highest bit of 64
+    for limit in (0, int(values[5]), 2**30, -(2**31)):
+        bits, _ = compared(values, limit)
+        assert bits & (2**FOUR_PACKS - 1) == sum(1 << int(place) for place in np.flatnonzero(values >= limit))
 
 
 def test_an_exact_product_has_one_order_of_sums():
