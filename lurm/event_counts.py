@@ -1,11 +1,13 @@
-"""From the events of one month and one bucket, sorted by user, to bags: no shuffle, one pass, memory of a batch and of one bag.
+"""From events that lie sorted by user to bags: no shuffle, one pass, memory of a batch and of one bag.
 
-In: batches of `events` as ingest leaves them, user and item as dictionaries, and the interests of items (`InterestTable`). Out: rows of
-`bags`. Equals `add_counts`, the definition of a bag, and the rows that `pack_counts` makes of Spark's own grouping, to the bit.
+In: batches of `events` as ingest leaves them, user and item as dictionaries or as text, each of one part (a period and a bucket), and the
+interests of items (`InterestTable`). Out: rows of `bags`. Equals `add_counts`, the definition of a bag, and the rows that `pack_counts` makes
+of Spark's own grouping, to the bit. Small parts are counted together: a part of a few thousand events costs its calls, not its events.
 """
 
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +22,8 @@ from lurm.store import Store
 from lurm.text_hash import bucket_numbers, hash_text
 
 COLUMNS = ["user_id", "item_id", "timestamp", "weight"]
-ASSIGNED, UNASSIGNED = "assigned", "unassigned"  # events with and without an interest, weights applied
+ASSIGNED = "assigned"  # events with an interest, weights applied; those without one are counted by part
+ROWS_AT_ONCE = 131_072
 ITEM_BYTES = 64  # of an InterestTable, an item: the id, its hash, its interest, its place; ids can be long
 
 
@@ -49,6 +52,9 @@ class InterestTable:
 
     def find(self, item_ids: pa.Array) -> np.ndarray:
         """(n,) int32: the interest of each item, -1 for one that has none."""
+        if 0 < len(self.item_ids) <= len(item_ids) // 4:  # Arrow's own search has to look at every item of the table before it begins
+            places = pc.fill_null(pc.index_in(item_ids, value_set=self.item_ids), -1).to_numpy()
+            return np.where(places < 0, np.int32(-1), self.interest_ids[places])
         found, hashes = np.full(len(item_ids), -1, np.int32), hash_text(item_ids).view(np.uint64)
         slots = (hashes >> self.shift).astype(np.int64)
         places, stops, asked = self.starts[slots], self.starts[slots + 1], np.arange(len(item_ids))
@@ -71,50 +77,82 @@ class InterestTable:
 
 
 _kept: dict[str, InterestTable] = {}  # the last one of this process: a worker counts many months
+_keeping = threading.Lock()
 
 
 def interest_table(store: Store, interests: Snapshot) -> InterestTable:
     """The interests of all items of a snapshot, read once by a process."""
     key = f"{interests.root} {interests.digest()}"
-    if key not in _kept:
-        _kept.clear()
-        rows = pa.Table.from_batches(read_files(store, interests.uris(), ["item_id", "interest_id"]),
-                                     pa.schema([("item_id", pa.string()), ("interest_id", pa.int32())])).combine_chunks()
-        ids, numbers = (column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in rows.columns)
-        _kept[key] = InterestTable.of(ids, numbers.to_numpy())
-    return _kept[key]
+    with _keeping:
+        if key not in _kept:
+            _kept.clear()
+            rows = pa.Table.from_batches(read_files(store, interests.uris(), ["item_id", "interest_id"]),
+                                         pa.schema([("item_id", pa.string()), ("interest_id", pa.int32())])).combine_chunks()
+            ids, numbers = (column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in rows.columns)
+            _kept[key] = InterestTable.of(ids, numbers.to_numpy())
+        return _kept[key]
 
 
 def count_events(
-    batches: Iterable[pa.RecordBatch], interests: InterestTable, counted: Counter, bucket: int, n_buckets: int
-) -> Iterator[pa.RecordBatch]:
-    """Rows of `bags` from events of one period (COLUMNS), users ascending and all of one bucket of `n_buckets`.
+    batches: Iterable[tuple[int, pa.RecordBatch]], interests: InterestTable, counted: Counter, buckets: Sequence[int], n_buckets: int
+) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """Rows of `bags`, and for each of them (int64) the part it is of.
 
-    Events without an interest are in no bag; a user who has no others is an empty bag. How many there were of both kinds is added to
-    `counted`. Raises NotSortedError where users do not ascend or are of another bucket.
+    `batches` are events (COLUMNS) and the number of their part, ascending; in a part users ascend, and all are of its bucket, buckets[part]
+    of `n_buckets`. Events without an interest are in no bag; a user who has no others is an empty bag. How many there were is added to
+    `counted`: with an interest as ASSIGNED, without one by the number of their part. Raises NotSortedError where users do not ascend or are of
+    another bucket.
     """
+    of_part = np.asarray(buckets, np.int64)
     last: _Bags | None = None  # of the last user seen: the next batch may go on with him
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        bags = _bags_of(batch, interests, counted)
-        _check(bags.user_ids, last, bucket, n_buckets)
+    for parts, lengths, batch in _together(batches):
+        bags = _bags_of(batch, parts, lengths, interests, counted)
+        _check(bags, last, of_part, n_buckets)
         if last is not None:
-            if bags.user_ids[0].equals(last.user_ids[0]):
+            if bags.starts_with(last):
                 bags = bags.with_more_of_first(last)
             else:
-                yield last.rows()
+                yield last.parts, last.rows()
         last = bags.part(len(bags.user_ids) - 1, len(bags.user_ids))
         if len(bags.user_ids) > 1:
-            yield bags.part(0, len(bags.user_ids) - 1).rows()
+            rest = bags.part(0, len(bags.user_ids) - 1)
+            yield rest.parts, rest.rows()
     if last is not None:
-        yield last.rows()
+        yield last.parts, last.rows()
+
+
+def _together(batches: Iterable[tuple[int, pa.RecordBatch]]) -> Iterator[tuple[np.ndarray, np.ndarray, pa.RecordBatch]]:
+    """Small batches as one of at most ROWS_AT_ONCE rows: the parts that it holds, how many rows each of them has, and the rows."""
+    waiting: list[tuple[int, pa.RecordBatch]] = []
+    n_rows = 0
+    for part, batch in batches:
+        if waiting and n_rows + batch.num_rows > ROWS_AT_ONCE:
+            yield _joined(waiting)
+            waiting, n_rows = [], 0
+        if batch.num_rows:
+            waiting.append((part, batch))
+            n_rows += batch.num_rows
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(waiting: list[tuple[int, pa.RecordBatch]]) -> tuple[np.ndarray, np.ndarray, pa.RecordBatch]:
+    numbers, sizes = np.array([part for part, _ in waiting]), np.array([batch.num_rows for _, batch in waiting])
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1])
+    if len(waiting) == 1:
+        return numbers, sizes, waiting[0][1]
+    # Users meet in one dictionary, so that equal ones have equal numbers; items are looked up by their text, each once anyway.
+    columns = [(_dictionary(batch.column("user_id")), _text(batch.column("item_id")), batch.column("timestamp"), batch.column("weight"))
+               for _, batch in waiting]
+    whole = pa.Table.from_batches([pa.RecordBatch.from_arrays(list(some), names=COLUMNS) for some in columns])
+    return numbers[starts], np.add.reduceat(sizes, starts), whole.unify_dictionaries().combine_chunks().to_batches()[0]
 
 
 @dataclass(frozen=True)
 class _Bags:
-    """Bags of B users, one after the other, with C cells."""
+    """B bags, one after the other, with C cells."""
 
+    parts: np.ndarray  # (B,) int64, ascending
     user_ids: pa.Array  # (B,) text
     offsets: np.ndarray  # (B+1,) int64
     interest_ids: np.ndarray  # (C,) int32, ascending within a bag
@@ -124,8 +162,13 @@ class _Bags:
 
     def part(self, start: int, stop: int) -> "_Bags":
         cells = slice(self.offsets[start], self.offsets[stop])
-        return _Bags(self.user_ids[start:stop], self.offsets[start : stop + 1] - self.offsets[start], self.interest_ids[cells],
-                     self.counts[cells], self.first[start:stop], self.last[start:stop])
+        offsets = self.offsets[start : stop + 1] - self.offsets[start]
+        return _Bags(self.parts[start:stop], self.user_ids[start:stop], offsets, self.interest_ids[cells], self.counts[cells],
+                     self.first[start:stop], self.last[start:stop])
+
+    def starts_with(self, one: "_Bags") -> bool:
+        """Whether the first bag is of the same part and user as `one`'s first."""
+        return self.parts[0] == one.parts[0] and self.user_ids[0].equals(one.user_ids[0])
 
     def with_more_of_first(self, more: "_Bags") -> "_Bags":
         """The first user's bag with another bag of his added to it."""
@@ -136,8 +179,8 @@ class _Bags:
         offsets[0] = 0
         first, last = self.first.copy(), self.last.copy()
         first[0], last[0] = min(first[0], more.first[0]), max(last[0], more.last[0])
-        return _Bags(self.user_ids, offsets, np.concatenate([interest_ids, self.interest_ids[end:]]), np.concatenate([counts, self.counts[end:]]),
-                     first, last)
+        interest_ids, counts = np.concatenate([interest_ids, self.interest_ids[end:]]), np.concatenate([counts, self.counts[end:]])
+        return _Bags(self.parts, self.user_ids, offsets, interest_ids, counts, first, last)
 
     def rows(self) -> pa.RecordBatch:
         lengths = np.diff(self.offsets)
@@ -151,39 +194,48 @@ class _Bags:
         return pa.RecordBatch.from_arrays(columns, names=BAGS.data_schema.names)
 
 
-def _bags_of(batch: pa.RecordBatch, interests: InterestTable, counted: Counter) -> _Bags:
-    users, items = (_dictionary(batch.column(name)) for name in ("user_id", "item_id"))
+def _bags_of(batch: pa.RecordBatch, parts: np.ndarray, lengths: np.ndarray, interests: InterestTable, counted: Counter) -> _Bags:
+    users, items = _dictionary(batch.column("user_id")), batch.column("item_id")
     times, weights = batch.column("timestamp").cast(pa.int64()).to_numpy(), batch.column("weight").to_numpy()
-    codes = users.indices.to_numpy()
-    starts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
-    of_item = interests.find(items.dictionary)[items.indices.to_numpy()]
+    codes, part_starts = users.indices.to_numpy(), np.cumsum(lengths) - lengths
+    other = codes[1:] != codes[:-1]
+    other[part_starts[1:] - 1] = True
+    starts = np.concatenate([[0], np.flatnonzero(other) + 1])
+    coded = pa.types.is_dictionary(items.type)
+    of_item = interests.find(items.dictionary)[items.indices.to_numpy()] if coded else interests.find(items)
     known = of_item >= 0
     user_of = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(codes))))
     ends = np.iinfo(np.int64)
     if not known.all():
         first = np.minimum.reduceat(np.where(known, times, ends.max), starts)
         last = np.maximum.reduceat(np.where(known, times, ends.min), starts)
+        without = np.add.reduceat(np.where(known, 0, weights), part_starts, dtype=np.int64)
+        counted.update(dict(zip(parts.tolist(), without.tolist(), strict=True)))
         of_item, user_of, of_weight = of_item[known], user_of[known], weights[known]
     else:
         first, last, of_weight = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts), weights
-    total, assigned = int(weights.sum(dtype=np.int64)), int(of_weight.sum(dtype=np.int64))
-    counted[ASSIGNED] += assigned
-    counted[UNASSIGNED] += total - assigned
+    counted[ASSIGNED] += int(of_weight.sum(dtype=np.int64))
     users_of_cells, interest_ids, counts = add_cells(user_of, of_item, of_weight)
     offsets = np.searchsorted(users_of_cells, np.arange(len(starts) + 1))
-    return _Bags(users.dictionary.take(users.indices.take(pa.array(starts))), offsets, interest_ids, counts, first, last)
+    of_start = parts[np.searchsorted(part_starts, starts, side="right") - 1]
+    return _Bags(of_start, users.dictionary.take(users.indices.take(pa.array(starts))), offsets, interest_ids, counts, first, last)
 
 
-def _check(user_ids: pa.Array, before: _Bags | None, bucket: int, n_buckets: int) -> None:
-    ascend = pc.all(pc.less(user_ids[:-1], user_ids[1:])).as_py() is not False
-    if not ascend or (before is not None and user_ids[0].as_py() < before.user_ids[0].as_py()):
+def _check(bags: _Bags, before: _Bags | None, of_part: np.ndarray, n_buckets: int) -> None:
+    ascend = pc.less(bags.user_ids[:-1], bags.user_ids[1:]).to_numpy(zero_copy_only=False)
+    follows = before is None or before.parts[0] != bags.parts[0] or before.user_ids[0].as_py() <= bags.user_ids[0].as_py()
+    if not follows or not (ascend | (np.diff(bags.parts) > 0)).all():
         raise NotSortedError("users do not ascend")
-    if (bucket_numbers(user_ids, n_buckets) != bucket).any():
+    if (bucket_numbers(bags.user_ids, n_buckets) != of_part[bags.parts]).any():
         raise NotSortedError("users of several buckets")
 
 
 def _dictionary(column: pa.Array) -> pa.DictionaryArray:
     return column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+
+
+def _text(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _narrow(counts: np.ndarray) -> np.ndarray:

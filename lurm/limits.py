@@ -71,6 +71,7 @@ LIMITS = {
     "spark.rows_per_file": COUNT,
     "spark.gpus_per_worker": Range(0),
     "spark.broadcast_mb": Range(0, 8_191),  # Spark broadcasts less than 8 GiB
+    "spark.in_process_mb": Range(0),
     "*.format": FORMATS,
     "*.user_column": Text(),
     "*.item_column": Text(),

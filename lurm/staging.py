@@ -134,7 +134,7 @@ def read_files(store: Store, uris: Iterable[str], columns: Sequence[str] | None 
             if filters is None and not (schema and dictionaries):
                 with store.filesystem.open_input_file(uri) as source:
                     if dictionaries:
-                        read = _with_dictionaries(source, columns, batch_rows, dictionaries)
+                        read = _with_dictionaries(source, columns, batch_rows, dictionaries, not store.is_local)
                     else:
                         read = read_batches(source, columns, batch_rows, schema)
                     if read is not None:
@@ -147,9 +147,10 @@ def read_files(store: Store, uris: Iterable[str], columns: Sequence[str] | None 
             raise StoreError(f"Expected a whole Parquet file at {uri}, could not read it ({error}); restore it or rebuild its table.") from None
 
 
-def _with_dictionaries(source: pa.NativeFile, columns: Sequence[str] | None, batch_rows: int, dictionaries: Sequence[str]) -> Iterator:
-    """The rows of a file in batches, decoded as they are asked for: a dataset reads ahead, which costs a fifth more and is never waited for."""
-    file = pq.ParquetFile(source, read_dictionary=list(dictionaries))
+def _with_dictionaries(source: pa.NativeFile, columns: Sequence[str] | None, batch_rows: int, dictionaries: Sequence[str], far: bool) -> Iterator:
+    """The rows of a file in batches, decoded as they are asked for: a dataset reads ahead, which costs a fifth more and is never waited for.
+    Columns of a far file come in one request; on a disk that is a copy, a sixth of what a small file costs."""
+    file = pq.ParquetFile(source, read_dictionary=list(dictionaries), pre_buffer=far)
     return file.iter_batches(batch_rows, columns=list(columns) if columns else None, use_threads=False)
 
 

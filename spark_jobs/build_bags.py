@@ -7,7 +7,7 @@ from events only if its events changed, or if some of them had no interest and t
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +16,7 @@ from pyspark.sql import functions as F
 from lurm.bag_of_interests import batches_of, pack_counts, read_lives, sum_periods
 from lurm.config import fingerprint
 from lurm.errors import InputError
-from lurm.event_counts import ASSIGNED, COLUMNS, ITEM_BYTES, UNASSIGNED, NotSortedError, count_events, interest_table
+from lurm.event_counts import ASSIGNED, COLUMNS, ITEM_BYTES, ROWS_AT_ONCE, NotSortedError, count_events, interest_table
 from lurm.lineage import Context
 from lurm.manifest import Manifest, Snapshot
 from lurm.periods import starts_before, until
@@ -25,11 +25,11 @@ from lurm.staging import read_files, stage_table
 from lurm.store import Store
 from lurm.text_hash import bucket_numbers
 from spark_jobs.session import job_main, progress
-from spark_jobs.tables import bucket_of, read_table, stage_frame, stage_tasks
+from spark_jobs.tables import bucket_of, read_table, spark_for, stage_frame, stage_tasks
 
 log = logging.getLogger("lurm")
 NOT_SORTED = "not sorted"  # beside the months and ASSIGNED in what tasks count
-ROWS_AT_ONCE = 131_072
+SMALL_ROWS = 16_384  # of a part that shares a task: with more, what a task costs beside its events is not felt
 TABLES = 4  # a worker's own table may be so many times what Spark broadcasts, which the JVM holds several times over
 KEYS = ["scale", "period", "until", "bucket"]
 
@@ -71,52 +71,83 @@ def _count_sorted(context: Context, space_id: str, events: Snapshot, interests: 
     None where they do not lie so, or where there are more items than each worker can know.
     """
     store, settings = context.store, context.config.spark
-    tasks = sorted_tasks(events, context.as_of, settings.user_buckets)
-    if tasks is None or interests.rows() * ITEM_BYTES >= TABLES * settings.broadcast_mb * 2**20:
+    parts = sorted_parts(events, context.as_of, settings.user_buckets)
+    if parts is None or interests.rows() * ITEM_BYTES >= TABLES * settings.broadcast_mb * 2**20:
         return None
+    tasks, totals = parcels(parts), Counter()
+    sizes = [task["size"] for task in tasks]
+    spark = spark_for(sizes, settings, context.spark)
     produce = month_counter(store, interests, context.as_of, settings.user_buckets)
-    spark, totals = context.spark(), Counter()
     with progress(spark, "build-bags, months"):
         files = stage_tasks(spark, tasks, produce, store, BAGS, run_key, rows_per_file=settings.rows_per_file, keys=KEYS,
-                            partition={"space_id": space_id}, totals=totals, sizes=[task["size"] for task in tasks])
+                            partition={"space_id": space_id}, totals=totals, sizes=sizes)
     if totals[NOT_SORTED]:
-        log.info("build-bags: %d parts of the log are not cut by bucket and sorted by user; they are sorted first", totals[NOT_SORTED])
+        log.info("build-bags: some of the log is not cut by bucket and sorted by user; all of it is sorted first")
         return None
     return files, totals
 
 
 def month_counter(store: Store, interests: Snapshot, as_of: str, n_buckets: int) -> Callable:
-    """What a worker does with one of `sorted_tasks`: its rows of `bags`. Events without an interest are counted by month, all others together."""
+    """What a worker does with one of `parcels`: its rows of `bags`. Events without an interest are counted by month, all others together."""
 
     def produce(task: dict, counted: Counter):
-        end = dt.datetime.fromisoformat(as_of).replace(tzinfo=dt.UTC)
-        before = pc.field("timestamp") < pa.scalar(end, TIMESTAMP) if task["until"] == as_of else None
-        rows = read_files(store, task["files"], COLUMNS, batch_rows=ROWS_AT_ONCE, filters=before, dictionaries=["user_id", "item_id"])
-        kinds = Counter()
+        parts, kinds = task["parts"], Counter()
+        named = {key: pa.array([part[key] for part in parts]) for key in KEYS if key not in task}
+        # Of few events nearly every item is another one: a dictionary of them would cost more than it saves.
+        coded = ["user_id", "item_id"] if len(parts) == 1 else ["user_id"]
+        events = ((number, batch) for number, part in enumerate(parts) for batch in _events_of(store, part, as_of, coded))
+        buckets = [int(part["bucket"]) for part in parts]
         try:
-            yield from count_events(rows, interest_table(store, interests), kinds, int(task["bucket"]), n_buckets)
+            for numbers, bags in count_events(events, interest_table(store, interests), kinds, buckets, n_buckets):
+                columns = [*bags.columns, *(values.take(pa.array(numbers)) for values in named.values())]
+                yield pa.RecordBatch.from_arrays(columns, names=[*bags.schema.names, *named])
         except NotSortedError:
             counted[NOT_SORTED] += 1
-        counted.update({ASSIGNED: kinds[ASSIGNED], task["period"]: kinds[UNASSIGNED]})
+        counted[ASSIGNED] += kinds[ASSIGNED]
+        for number, part in enumerate(parts):
+            counted[part["period"]] += kinds[number]
 
     return produce
 
 
-def sorted_tasks(events: Snapshot, as_of: str, n_buckets: int) -> list[dict] | None:
-    """One task per month and bucket, by the smallest and largest user of every file; None where a file holds several buckets for certain."""
+def _events_of(store: Store, part: dict, as_of: str, coded: list[str]) -> Iterator[pa.RecordBatch]:
+    end = dt.datetime.fromisoformat(as_of).replace(tzinfo=dt.UTC)
+    before = pc.field("timestamp") < pa.scalar(end, TIMESTAMP) if part["until"] == as_of else None
+    return read_files(store, part["files"], COLUMNS, batch_rows=ROWS_AT_ONCE, filters=before, dictionaries=coded)
+
+
+def sorted_parts(events: Snapshot, as_of: str, n_buckets: int) -> list[dict] | None:
+    """The files of each month and bucket, by the smallest and largest user of every file; None where a file holds several buckets for certain."""
     files = sorted((file for file in events.files if file.rows), key=lambda file: (file.partition["month"], file.first_key or "", file.path))
     ends = [pa.array([getattr(file, name) for file in files], pa.string()) for name in ("first_key", "last_key")]
     first, last = (bucket_numbers(keys, n_buckets) for keys in ends)
     if any(keys.null_count for keys in ends) or (first != last).any():
         return None
-    tasks: dict[tuple[str, int], dict] = {}
+    parts: dict[tuple[str, int], dict] = {}
     for file, bucket in zip(files, first.tolist(), strict=True):
         month = file.partition["month"]
-        nothing = {"scale": MONTH, "period": month, "until": until(month, as_of), "bucket": str(bucket), "files": [], "size": 0}
-        task = tasks.setdefault((month, bucket), nothing)
-        task["files"].append(f"{events.root}/{file.path}")
-        task["size"] += file.size
-    return [tasks[key] for key in sorted(tasks)]
+        nothing = {"period": month, "until": until(month, as_of), "bucket": str(bucket), "files": [], "size": 0, "rows": 0}
+        part = parts.setdefault((month, bucket), nothing)
+        part["files"].append(f"{events.root}/{file.path}")
+        part["size"] += file.size
+        part["rows"] += file.rows
+    return [parts[key] for key in sorted(parts)]
+
+
+def parcels(parts: Sequence[dict]) -> list[dict]:
+    """Tasks of one part, or of several small ones with no more than ROWS_AT_ONCE events. A task of one part names its keys itself."""
+    together: list[list[dict]] = []
+    for part in parts:
+        room = ROWS_AT_ONCE - sum(one["rows"] for one in together[-1]) if together else 0
+        if part["rows"] <= min(room, SMALL_ROWS) and together[-1][-1]["rows"] <= SMALL_ROWS:
+            together[-1].append(part)
+        else:
+            together.append([part])
+    return [
+        {"scale": MONTH, "parts": some, "size": sum(part["size"] for part in some)}
+        | ({key: some[0][key] for key in KEYS if key != "scale"} if len(some) == 1 else {})
+        for some in together
+    ]
 
 
 def _count_any(context: Context, space_id: str, events: Snapshot, interests: Snapshot, run_key: str) -> tuple[list, Counter]:
@@ -190,7 +221,7 @@ def _build_years(context: Context, space_id: str) -> dict:
         for lives, facts in read_lives(store, part):
             yield batches_of(sum_periods(lives[MONTH]), facts)
 
-    spark = context.spark()
+    spark = spark_for(sizes, settings, context.spark)
     with progress(spark, "build-bags, years"):
         files = stage_tasks(spark, tasks, produce, store, BAGS, run_key, rows_per_file=settings.rows_per_file, keys=KEYS,
                             partition={"space_id": space_id}, sizes=sizes)

@@ -89,7 +89,10 @@ def _master(configured: str, submitted: bool) -> str:
 
 @contextmanager
 def progress(spark, what: str, every_seconds: float = 5.0):
-    """Log the share of finished tasks while a block of Spark work runs."""
+    """Log the share of finished tasks while a block of Spark work runs; without a session there is nothing to tell."""
+    if spark is None:
+        yield
+        return
     tracker, finished = spark.sparkContext.statusTracker(), threading.Event()
     started = time.monotonic()
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from pyspark import RDD
 from pyspark.errors import PythonException
@@ -13,7 +14,9 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from lurm import errors
+from lurm.config import SparkSettings
 from lurm.manifest import DataFile, Snapshot
+from lurm.rough_products import usable_cores
 from lurm.schema import Table
 from lurm.staging import STAGED, PartitionWriter, read_files, staged_rows
 from lurm.store import Store
@@ -105,7 +108,7 @@ def stage_frame(
 
 
 def stage_tasks(
-    spark: SparkSession, tasks: Sequence[Mapping[str, str]], produce: Callable, store: Store, table: Table, run_key: str, *,
+    spark: SparkSession | None, tasks: Sequence[Mapping], produce: Callable, store: Store, table: Table, run_key: str, *,
     rows_per_file: int, keys: Sequence[str] = (), partition: Mapping[str, str] | None = None, resources=None,
     totals: Counter | None = None, sizes: Sequence[int] | None = None,
 ) -> list[DataFile]:
@@ -113,8 +116,8 @@ def stage_tasks(
 
     For work whose input lies in one bucket's files already, so that nothing has to be shuffled: a task is plain data. The
     `keys` that a task names itself hold for all of its rows, the others are columns of the batches. What a task adds to its Counter `counted`
-    is summed over all tasks into `totals`. With `sizes`, the bytes that each task reads, small tasks share a start. Returns the description
-    of the staged files.
+    is summed over all tasks into `totals`. With `sizes`, the bytes that each task reads, small tasks share a start. Without a session (see
+    `spark_for`) this process does the work itself, on as many threads as it has cores. Returns the description of the staged files.
     """
     if not tasks:
         return []
@@ -128,11 +131,20 @@ def stage_tasks(
             yield from writer.write(produce(task, counted))
             yield DataFile(COUNTED, 0, 0, "", dict(counted))
 
+    if spark is None:
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            return _staged((file for files in pool.map(lambda task: list(work([[task]])), tasks) for file in files), totals)
     context = spark.sparkContext
     fewest, most = (number * context.defaultParallelism for number in TASKS_A_CORE)
     chunks = _chunks(tasks, sizes, max(fewest, min(most, -(-sum(sizes) // (TASK_BYTES * fewest)) * fewest))) if sizes else [[task] for task in tasks]
     done = context.parallelize(chunks, len(chunks)).mapPartitions(work)  # not a DataFrame, whose tasks take twice as long to start
     return _staged(_collect(done.withResources(resources) if resources else done), totals)
+
+
+def spark_for(sizes: Sequence[int], settings: SparkSettings, open_session: Callable[[], SparkSession]) -> SparkSession | None:
+    """The session, or None for tasks that read so little (`spark.in_process_mb`) that they are done before Spark has sent them to its workers;
+    where no session runs yet, none has to start. For work that takes little time a byte, and whose libraries start no threads."""
+    return open_session() if sum(sizes) > settings.in_process_mb * 2**20 else None
 
 
 def _staged(files: Iterable[DataFile], totals: Counter | None) -> list[DataFile]:

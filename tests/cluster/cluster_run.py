@@ -28,7 +28,7 @@ class Driver:
         conf = {"spark.submit.pyFiles": str(cluster.package), "spark.executor.memory": "700m", "spark.local.dir": str(own / "scratch"),
                 "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false"}
         order = {"conf": conf, "config": None, "n_workers": cluster.n_workers, **order}
-        order["overrides"] = [*order["overrides"], f"spark.master={cluster.url}", "spark.driver_memory=1g"]
+        order["overrides"] = [*order["overrides"], f"spark.master={cluster.url}", "spark.driver_memory=1g", "spark.in_process_mb=0"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYSPARK", "SPARK"))}
         environment |= {"PYTHONPATH": str(ROOT), "TMPDIR": str(own), "SPARK_LOCAL_IP": "127.0.0.1"}
         environment = {"OMP_NUM_THREADS": "1", **environment, **cluster.environment}

@@ -72,7 +72,8 @@ def test_what_the_driver_fetches_does_not_grow(spark, tmp_path):
         world = tmp_path / f"world{times}"
         sizes.append(write_world(world, WorldSettings(n_users=80 * times, n_items=150 * times, n_topics=6, n_months=6, start="2020-01",
                                                       events_per_user=15)).n_events)
-        context = make_context(tmp_path / f"warehouse{times}", AS_OF, lambda: spark, *source_overrides(world), "interests.n_interests=6")
+        context = make_context(tmp_path / f"warehouse{times}", AS_OF, lambda: spark, *source_overrides(world), "interests.n_interests=6",
+                               "spark.in_process_mb=0")
         reports.append({})
         for name in STAGE_NAMES:
             with counting(fetched[name, times]):

@@ -1,5 +1,6 @@
 """Spark's bags are numpy's bags, for any date; a period is rebuilt exactly when its events, or what is known of its items, changed."""
 
+import dataclasses
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lurm.bag_of_interests import add_counts, read_lives
 from lurm.errors import InputError
 from lurm.periods import month_number, until
 from lurm.schema import MONTH, TIMESTAMP, YEAR
+from spark_jobs.build_bags import parcels
 from spark_jobs.build_bags import run as build_bags
 
 INTERESTS = {f"i{number}": number % 7 for number in range(50)}  # i50 to i59 have none
@@ -108,16 +110,32 @@ def test_the_bag_of_spark_is_the_bag_of_numpy(tmp_path, context_of):
 
 @pytest.mark.parametrize("rows_per_file", [40, 1_000])
 def test_whoever_counts_the_files_are_the_same(tmp_path, context_of, monkeypatch, rows_per_file):
-    """One pass over files as ingest leaves them, and Spark's grouping of any files: equal bytes, equal figures, in an open month too."""
+    """One pass over files as ingest leaves them, in this process or in Spark's workers, many parts a task or one, and Spark's grouping of any
+    files: equal bytes, equal figures, in an open month too."""
     random_log(tmp_path / "log" / "a.parquet", 4_000)
     settings = ("events.type_column=kind", "events.type_weights=buy:3", f"spark.rows_per_file={rows_per_file}", "spark.user_buckets=3")
-    quick, slow = (context_of("2020-05-15", *settings, warehouse=name) for name in ("quick", "slow"))
-    for context in (quick, slow):
+    here = context_of("2020-05-15", *settings, warehouse="here")
+    sent, alone, grouped = (context_of("2020-05-15", *settings, "spark.in_process_mb=0", warehouse=name) for name in ("sent", "alone", "grouped"))
+    for context in (here, sent, alone, grouped):
         ingest_log(context)
-    figures = build_bags(quick)
-    monkeypatch.setattr("spark_jobs.build_bags.sorted_tasks", lambda *_: None)
-    assert build_bags(slow) == figures
-    assert quick.bags().files and files_of(quick) == files_of(slow)
+    figures = build_bags(dataclasses.replace(here, spark=lambda: pytest.fail("a small log is counted here")))
+    assert here.bags().files
+    for context, name, value in ((sent, "ROWS_AT_ONCE", 50), (alone, "SMALL_ROWS", 0), (grouped, "sorted_parts", lambda *_: None)):
+        monkeypatch.setattr(f"spark_jobs.build_bags.{name}", value)
+        assert build_bags(context) == figures
+        assert files_of(context) == files_of(here)
+
+
+def test_parcels_hold_small_parts_together_up_to_what_is_counted_at_once():
+    def part(rows):
+        return {"period": "2020-01", "until": "2020-02-01", "bucket": "1", "files": ["f"], "size": 2 * rows, "rows": rows}
+
+    sizes = [16_384] * 10 + [16_385, 1, 1, 500_000, 1]
+    tasks = parcels([part(rows) for rows in sizes])
+    assert [[one["rows"] for one in task["parts"]] for task in tasks] == [[16_384] * 8, [16_384] * 2, [16_385], [1, 1], [500_000], [1]]
+    assert [task["size"] for task in tasks] == [2 * 131_072, 2 * 32_768, 2 * 16_385, 4, 1_000_000, 2]
+    assert [("period" in task, task["scale"]) for task in tasks] == [(len(task["parts"]) == 1, MONTH) for task in tasks]
+    assert parcels([]) == []
 
 
 def test_files_that_are_not_cut_by_bucket_are_counted_too(tmp_path, context_of, monkeypatch):
@@ -131,9 +149,9 @@ def test_files_that_are_not_cut_by_bucket_are_counted_too(tmp_path, context_of, 
 
     blind = context_of("2020-06-01", "spark.user_buckets=5", warehouse="blind")
     ingest_log(context_of("2020-06-01", "spark.user_buckets=1", warehouse="blind"))
-    monkeypatch.setattr("spark_jobs.build_bags.sorted_tasks", lambda events, as_of, _: [
-        {"scale": MONTH, "period": file.partition["month"], "until": until(file.partition["month"], as_of), "bucket": "0",
-         "files": [f"{events.root}/{file.path}"], "size": file.size} for file in events.files
+    monkeypatch.setattr("spark_jobs.build_bags.sorted_parts", lambda events, as_of, _: [
+        {"period": file.partition["month"], "until": until(file.partition["month"], as_of), "bucket": "0",
+         "files": [f"{events.root}/{file.path}"], "size": file.size, "rows": file.rows} for file in events.files
     ])
     build_bags(blind)
     assert files_of(blind) == files_of(other), "workers look at every user"

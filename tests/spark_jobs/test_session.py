@@ -79,7 +79,7 @@ def test_spark_submit_does_what_the_command_line_does(finished, world, tmp_path)
     submit = Path(sys.executable).parent / "spark-submit"
     command = [str(submit), "--master", "local[2]", "--driver-memory", "1500m", "--conf", "spark.ui.enabled=false"]
     command += [str(ROOT / "spark_jobs" / "build_bags.py"), "--warehouse", str(tmp_path / "warehouse"), "--as-of", context.as_of]
-    for override in (*SMALL, *source_overrides(world)):
+    for override in (*SMALL, *source_overrides(world), "spark.in_process_mb=0"):
         command += ["--set", override]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYSPARK", "SPARK"))}
     environment |= {"PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1", "PATH": f"{submit.parent}:{os.environ['PATH']}"}

@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import functions as F
 from small_pipeline import instant, rows_of
 
+from lurm.config import SparkSettings
 from lurm.errors import StoreError
 from lurm.joining.embedding_units import list_column
 from lurm.manifest import Manifest
@@ -15,7 +16,7 @@ from lurm.schema import BAGS, EVENTS, ITEM_EMBEDDINGS, ITEM_INTERESTS
 from lurm.staging import stage_table
 from lurm.store import Store
 from lurm.text_hash import bucket_numbers, hash_text
-from spark_jobs.tables import bucket_of, read_table, spark_schema, stage_frame, stage_tasks
+from spark_jobs.tables import bucket_of, read_table, spark_for, spark_schema, stage_frame, stage_tasks
 
 ROWS = [
     ("u2", "i1", instant("2020-02-01"), 1, "2020-02"), ("u1", "i2", instant("2020-01-03"), 2, "2020-01"),
@@ -82,7 +83,9 @@ def test_a_table_that_is_not_there_has_columns_and_no_rows(spark, store):
     assert frame.columns == BAGS.schema.names and frame.count() == 0
 
 
-def test_tasks_run_once_each_on_the_executors(spark, store):
+@pytest.mark.parametrize("sent", [True, False])
+def test_tasks_run_once_each(spark, store, sent):
+    spark = spark if sent else None
     moment = instant("2020-01-01")
 
     def produce(task, counted):
@@ -96,6 +99,12 @@ def test_tasks_run_once_each_on_the_executors(spark, store):
     assert totals == {"tasks": 7}, "what the tasks counted is added"
     assert [(file.partition["month"], file.first_key) for file in files] == [(task["month"], task["user"]) for task in tasks]
     assert stage_tasks(spark, [], produce, store, EVENTS, "run1", rows_per_file=10) == []
+
+
+def test_little_to_read_is_no_work_for_spark():
+    settings, never = SparkSettings(in_process_mb=2), SparkSettings(in_process_mb=0)
+    assert spark_for([2**20] * 2, settings, lambda: pytest.fail("no session is needed")) is None
+    assert spark_for([2**21, 1], settings, lambda: "a session") == spark_for([1], never, lambda: "a session") == "a session"
 
 
 def test_a_bucket_depends_on_the_key_only(spark):
@@ -155,6 +164,7 @@ def test_what_a_worker_cannot_write_is_one_sentence(tmp_path, spark):
     with said:
         stage_frame(frame, store, ITEM_INTERESTS, "key", rows_per_file=10, partition={"space_id": "s", "batch": "b"})
     rows = pa.table({"item_id": ["i1"], "interest_id": pa.array([3], pa.int32())})
-    with said:
-        stage_tasks(spark, [{"batch": "b"}], lambda task, counted: rows.to_batches(), store, ITEM_INTERESTS, "key", rows_per_file=10, keys=["batch"],
-                    partition={"space_id": "s"})
+    for session in (spark, None):
+        with said:
+            stage_tasks(session, [{"batch": "b"}], lambda task, counted: rows.to_batches(), store, ITEM_INTERESTS, "key", rows_per_file=10,
+                        keys=["batch"], partition={"space_id": "s"})
