@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -132,8 +133,7 @@ def stage_tasks(
             yield DataFile(COUNTED, 0, 0, "", dict(counted))
 
     if spark is None:
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            return _staged((file for files in pool.map(lambda task: list(work([[task]])), tasks) for file in files), totals)
+        return _staged(_in_threads(work, tasks), totals)
     context = spark.sparkContext
     fewest, most = (number * context.defaultParallelism for number in TASKS_A_CORE)
     chunks = _chunks(tasks, sizes, max(fewest, min(most, -(-sum(sizes) // (TASK_BYTES * fewest)) * fewest))) if sizes else [[task] for task in tasks]
@@ -145,6 +145,21 @@ def spark_for(sizes: Sequence[int], settings: SparkSettings, open_session: Calla
     """The session, or None for tasks that read so little (`spark.in_process_mb`) that they are done before Spark has sent them to its workers;
     where no session runs yet, none has to start. For work that takes little time a byte, and whose libraries start no threads."""
     return open_session() if sum(sizes) > settings.in_process_mb * 2**20 else None
+
+
+def _in_threads(work: Callable, tasks: Sequence[Mapping]) -> list[DataFile]:
+    """What the tasks say of their files, in this process; after one that failed no other begins."""
+    failed = threading.Event()
+
+    def one(task: Mapping) -> list[DataFile]:
+        try:
+            return [] if failed.is_set() else list(work([[task]]))
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        return [file for files in pool.map(one, tasks) for file in files]
 
 
 def _staged(files: Iterable[DataFile], totals: Counter | None) -> list[DataFile]:

@@ -82,7 +82,8 @@ SMALL = {
         added="--interests 200 --months 12 --set smen.batch_size=32 encoder.dim=16 smen.dim=16 smen.n_anchors=2 smen.shuffle_users=100",
         rows=tuple(f"300  {name}" for name in ("loader alone", "steps alone", "the same, torch", "steps with loader", "plain, alone"))),
     "benchmarks/bags_from_events.py": Small(
-        {"--events 200000": "--events 20000", "--events 10000000 100000000": "--events 20000", "--worlds even user interest": "--worlds user",
+        {"--events 200000": "--events 20000", "--events 1000000": "--events 20000", "--events 10000000": "--events 20000",
+         "--events 10000000 100000000": "--events 20000", "--worlds even": "--worlds user", "--worlds even user interest": "--worlds user",
          "--worlds even user": "--worlds user", "--memory-gb 2": "--memory-gb 1"},
         added="--interests 50 --threads 1", rows=("user",)),
     "benchmarks/table.py": Small(

@@ -101,6 +101,21 @@ def test_tasks_run_once_each(spark, store, sent):
     assert stage_tasks(spark, [], produce, store, EVENTS, "run1", rows_per_file=10) == []
 
 
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_after_a_failure_nothing_more_begins(store, monkeypatch, n_threads):
+    monkeypatch.setattr("spark_jobs.tables.usable_cores", lambda: n_threads)
+    begun = []
+
+    def produce(task, counted):
+        begun.append(task["batch"])
+        raise StoreError(f"batch {task['batch']}")
+        yield
+
+    with pytest.raises(StoreError, match=r"batch \d"):
+        stage_tasks(None, [{"batch": str(number)} for number in range(50)], produce, store, ITEM_INTERESTS, "run1", rows_per_file=10, keys=["batch"])
+    assert 1 <= len(begun) <= n_threads
+
+
 def test_little_to_read_is_no_work_for_spark():
     settings, never = SparkSettings(in_process_mb=2), SparkSettings(in_process_mb=0)
     assert spark_for([2**20] * 2, settings, lambda: pytest.fail("no session is needed")) is None
