@@ -21,6 +21,7 @@ one interest. Memory is the largest proportional set size of everything a progra
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import shutil
 import statistics
@@ -164,6 +165,12 @@ def apart(function: Callable, *arguments) -> dict:
     return answer
 
 
+def keep_to(threads: int) -> None:
+    """This process, and what it starts, on so many cores: what lurm counts in its own threads has no other setting."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+
 def _run(send, function: Callable, arguments: tuple) -> None:
     send.send(function(*arguments))
 
@@ -191,6 +198,7 @@ def count_in_spark(folder: str, threads: int, memory_gb: float) -> dict:
     from spark_jobs.session import open_session
     from spark_jobs.tables import read_table, spark_for, stage_tasks
 
+    keep_to(threads)
     config = load_config(None, [f"spark.master=local[{threads}]", f"spark.driver_memory={round(memory_gb * 1024)}m"])
     spark = open_session(config)
     context = Context(Store(folder), config, AS_OF, MODEL, lambda: spark)
@@ -265,6 +273,7 @@ def content(context: Context) -> list[int]:
 def count_in_duckdb(folder: str, threads: int, memory_gb: float) -> dict:
     import duckdb
 
+    keep_to(threads)
     buckets = load_config(None, []).spark.user_buckets
     spill = Path(folder) / "duckdb"
     spill.mkdir(exist_ok=True)  # DuckDB makes one folder, not two

@@ -138,9 +138,9 @@ def _together(batches: Iterable[tuple[int, pa.RecordBatch]]) -> Iterator[tuple[n
 
 def _joined(waiting: list[tuple[int, pa.RecordBatch]]) -> tuple[np.ndarray, np.ndarray, pa.RecordBatch]:
     numbers, sizes = np.array([part for part, _ in waiting]), np.array([batch.num_rows for _, batch in waiting])
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1])
     if len(waiting) == 1:
         return numbers, sizes, waiting[0][1]
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(numbers)) + 1])
     # Users meet in one dictionary, so that equal ones have equal numbers; items are looked up by their text, each once anyway.
     columns = [(_dictionary(batch.column("user_id")), _text(batch.column("item_id")), batch.column("timestamp"), batch.column("weight"))
                for _, batch in waiting]

@@ -135,7 +135,8 @@ def sorted_parts(events: Snapshot, as_of: str, n_buckets: int) -> list[dict] | N
 
 
 def parcels(parts: Sequence[dict]) -> list[dict]:
-    """Tasks of one part, or of several small ones with no more than ROWS_AT_ONCE events. A task of one part names its keys itself."""
+    """Tasks of one part, or of several small ones with no more than ROWS_AT_ONCE events. A task of one part names its keys itself: as columns
+    they would count among the bytes at which a large file is cut."""
     together: list[list[dict]] = []
     for part in parts:
         room = ROWS_AT_ONCE - sum(one["rows"] for one in together[-1]) if together else 0

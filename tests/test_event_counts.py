@@ -44,9 +44,9 @@ def expected_bags(cells) -> list[dict]:
     return bags
 
 
-def bags_of(batches, counted=None, bucket=0, n_buckets=1) -> list[dict]:
+def bags_of(batches, n_buckets=1) -> list[dict]:
     """Rows of one part."""
-    found = list(count_events(((0, batch) for batch in batches), TABLE, Counter() if counted is None else counted, [bucket], n_buckets))
+    found = list(count_events(((0, batch) for batch in batches), TABLE, Counter(), [0], n_buckets))
     assert all(batch.schema.equals(BAGS.data_schema) and parts.tolist() == [0] * batch.num_rows for parts, batch in found)
     return [row for _, batch in found for row in batch.to_pylist()]
 
