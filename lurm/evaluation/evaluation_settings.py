@@ -189,8 +189,6 @@ def budget_fields(budget: dict, over: dict, cls: type) -> dict:
     merged = {**budget, **over}
     for name in merged:
         _known(name, known, "budget")
-    if "search" in merged:
-        merged["search"] = {name: tuple(values) for name, values in merged["search"].items()}
     return merged
 
 

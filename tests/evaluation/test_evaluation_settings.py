@@ -66,7 +66,7 @@ def test_files_methods_and_budgets_that_nobody_knows(tmp_path):
         load_evaluation("evaluate_nothing")
     with pytest.raises(ConfigError, match="budget to be of .* got 'step'; did you mean 'steps'"):
         budget_fields({"step": 3}, {}, Budget)
-    assert Budget(**budget_fields({"steps": 3, "search": {"c": [1, 2]}}, {"steps": 4}, Budget)) == Budget(4, search={"c": (1, 2)})
+    assert Budget(**budget_fields({"steps": 3, "learning_rate": 0.01}, {"steps": 4}, Budget)) == Budget(4, learning_rate=0.01)
     file = tmp_path / "e.toml"
     file.write_text(SMALL.replace('"tfidf"', '"tfidf", "tfudf"'))
     with pytest.raises(ConfigError, match="name of a method in .*got 'tfudf'"):

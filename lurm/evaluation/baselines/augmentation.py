@@ -47,7 +47,7 @@ class Augmented:
 
 def pretrained(history: History, budget: Budget, seed: int, backbone: str, operations: Sequence[str]) -> tuple[SequenceModel, dict]:
     """The model after pre-training, shared by all that start from it: copy it before training on."""
-    key = ("cp", budget.steps, budget.batch_size, budget.max_behaviours, budget.max_users, seed, backbone, tuple(operations))
+    key = ("cp", budget, seed, backbone, tuple(operations))
     return fitted(history, key, lambda: _pretrain(history, budget, seed, backbone, tuple(operations)))
 
 

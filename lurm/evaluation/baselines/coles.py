@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lurm.evaluation.baselines.attention import Recurrence
 from lurm.evaluation.baselines.behaviours import rows_for
-from lurm.evaluation.baselines.learning import LEARNING_RATE, embed_all, held_out_batches, learn, seeded, train_and_held_out
+from lurm.evaluation.baselines.learning import embed_all, held_out_batches, learn, seeded, train_and_held_out
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.sequences import SequenceBatch, TitleSequences, make_batch, title_sequences
 from lurm.evaluation.baselines.word_start import word_start
@@ -31,8 +31,8 @@ N_SLICES, MARGIN, HARDEST, FEWEST = 5, 0.5, 5, 4
 class Coles:
     """Frozen."""
 
-    def __init__(self, name: str, budget: Budget, seed: int, learning_rate: float = LEARNING_RATE):
-        self.name, self.budget, self.seed, self.learning_rate = name, budget, seed, learning_rate
+    def __init__(self, name: str, budget: Budget, seed: int):
+        self.name, self.budget, self.seed = name, budget, seed
         self.details: dict = {}
 
     def fit(self, history: History) -> None:
@@ -50,7 +50,6 @@ class Coles:
         cost = learn(
             network, self.budget, self.seed, lambda rng, step: make(rng.choice(training, min(n_users, len(training)), replace=False), rng),
             lambda batch: slice_loss(network(batch), batch.users), held_out_batches(held_out, self.budget, self.seed, make),
-            learning_rate=self.learning_rate,
         )  # fmt: skip
         self._matrix = embed_all(sequences, most, network)
         self.details = {"width": DIM, "training_users": len(training), **cost}

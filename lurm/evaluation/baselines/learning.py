@@ -1,4 +1,4 @@
-"""How the neural baselines are trained: one loop (lurm.training), Adam (0.001 unless told otherwise), the best held-out loss kept, one seed.
+"""How the neural baselines are trained: one loop (lurm.training), Adam at the rate of the budget, the best held-out loss kept, one seed.
 
 In: a module, batches by step, a loss. Out: the module with its best weights, in eval mode, and what it cost. Batches are functions of
 (seed, step) alone; users that are held out are chosen by hash, so all methods of a history hold out the same ones.
@@ -19,7 +19,6 @@ from lurm.evaluation.baselines.sequences import SequenceBatch, TitleSequences, l
 from lurm.sampling import hash_of_text
 from lurm.training import LoopSettings, choose_device, fit
 
-LEARNING_RATE = 1e-3
 HELD_OUT, MOST_HELD_OUT = 0.1, 256
 USERS_A_TIME = 256
 SHOWN = 10  # losses of steps that are averaged to be shown
@@ -37,7 +36,6 @@ def seeded(seed: int) -> Iterator[None]:
 def learn(
     module: torch.nn.Module, budget: Budget, seed: int, make: Callable[[np.random.Generator, int], object],
     loss_of: Callable[[object], torch.Tensor], held_out: Sequence[object] = (), patience: int = LOOKS, untrained_counts: bool = True,
-    learning_rate: float = LEARNING_RATE,
 ) -> dict:  # fmt: skip
     """Train in place on batches make(generator of the step, step), which have a method `to`; `held_out` are batches of others.
 
@@ -64,7 +62,7 @@ def learn(
 
     with seeded(seed), tempfile.TemporaryDirectory() as folder:
         history = fit(
-            module, [torch.optim.Adam([weight for weight in module.parameters() if weight.requires_grad], lr=learning_rate)], batches, loss_of,
+            module, [torch.optim.Adam([weight for weight in module.parameters() if weight.requires_grad], lr=budget.learning_rate)], batches, loss_of,
             directory=Path(folder), key="evaluation", settings=LoopSettings(budget.steps, evaluate_every, patience, 1_000_000_000),
             evaluate=judge if held_out else None, progress=lambda step, loss: None,
         )  # fmt: skip

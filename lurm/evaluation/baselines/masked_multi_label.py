@@ -136,7 +136,7 @@ def start_words(inputs: "WordInputs", history: History) -> None:
 
 def pretrained(history: History, budget: Budget, seed: int) -> tuple[WordTransformer, dict]:
     """The model after pre-training, shared by all that start from it: copy it before training on."""
-    key = ("masked multi-label", budget.steps, budget.batch_size, budget.max_behaviours, budget.max_users, seed)
+    key = ("masked multi-label", budget, seed)
     return fitted(history, key, lambda: _pretrain(history, budget, seed))
 
 

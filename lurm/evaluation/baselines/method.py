@@ -4,8 +4,8 @@ In: a `History`, events before a cut and the catalogue. Out: a representation pe
 training users of a fold (`SupervisedMethod`), or of all questions together (`JointMethod`). Nothing here knows a task, a probe or a file.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -34,7 +34,7 @@ class Budget:
     batch_size: int = 64  # users a step
     max_behaviours: int = 50  # the last ones of a user that a sequence model reads
     max_users: int | None = None  # training users, by hash
-    search: Mapping[str, tuple] = field(default_factory=dict)  # optional hyper-parameter candidates of a small documented search
+    learning_rate: float = 1e-3  # of Adam, of all that lurm.evaluation.baselines.learning trains; LURM has its own
 
 
 @runtime_checkable

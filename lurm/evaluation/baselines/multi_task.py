@@ -114,7 +114,7 @@ class Towers(nn.Module):
 
 def pretrained(history: History, budget: Budget, seed: int, kind: str) -> tuple[Towers, dict]:
     """The model after multi-task training, shared by all that start from it: copy it before training on."""
-    key = ("multi-task", kind, budget.steps, budget.batch_size, budget.max_behaviours, budget.max_users, seed)
+    key = ("multi-task", kind, budget, seed)
     return fitted(history, key, lambda: _pretrain(history, budget, seed, kind))
 
 

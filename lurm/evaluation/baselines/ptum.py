@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from lurm.evaluation.baselines.behaviours import rows_for
 from lurm.evaluation.baselines.fitted import fitted
-from lurm.evaluation.baselines.learning import LEARNING_RATE, embed_all, held_out_batches, learn, train_and_held_out
+from lurm.evaluation.baselines.learning import embed_all, held_out_batches, learn, train_and_held_out
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.sequence_models import SequenceModel, new_model
 from lurm.evaluation.baselines.sequences import Bundle, TitleSequences, make_batch, others_items, title_sequences
@@ -31,17 +31,15 @@ FEWEST = 2 + NEXT  # behaviours of a user to train on: one read, one hidden, the
 class Ptum:
     """Frozen; mbp and nbp both false is the backbone as it was initialised."""
 
-    def __init__(
-        self, name: str, budget: Budget, seed: int, backbone: str = "hsa", mbp: bool = True, nbp: bool = True, learning_rate: float = LEARNING_RATE
-    ):
-        self.name, self.budget, self.seed, self.learning_rate = name, budget, seed, learning_rate
+    def __init__(self, name: str, budget: Budget, seed: int, backbone: str = "hsa", mbp: bool = True, nbp: bool = True):
+        self.name, self.budget, self.seed = name, budget, seed
         self.backbone, self.mbp, self.nbp = backbone, mbp, nbp
         self.details: dict = {}
 
     def fit(self, history: History) -> None:
         sequences = title_sequences(history)
         self._behaviours = sequences.behaviours
-        model, cost = pretrained(history, self.budget, self.seed, self.backbone, self.mbp, self.nbp, self.learning_rate)
+        model, cost = pretrained(history, self.budget, self.seed, self.backbone, self.mbp, self.nbp)
         self._matrix = embed_all(sequences, self.budget.max_behaviours, model)
         self.details = {"width": model.dim, **cost}
 
@@ -50,16 +48,14 @@ class Ptum:
 
 
 def pretrained(
-    history: History, budget: Budget, seed: int, backbone: str, mbp: bool = True, nbp: bool = True, learning_rate: float = LEARNING_RATE
+    history: History, budget: Budget, seed: int, backbone: str, mbp: bool = True, nbp: bool = True
 ) -> tuple[SequenceModel, dict]:  # fmt: skip
     """The model after pre-training, shared by all that start from it: copy it before training on."""
-    key = ("ptum", budget.steps, budget.batch_size, budget.max_behaviours, budget.max_users, seed, backbone, mbp, nbp, learning_rate)
-    return fitted(history, key, lambda: _pretrain(history, budget, seed, backbone, mbp, nbp, learning_rate))
+    key = ("ptum", budget, seed, backbone, mbp, nbp)
+    return fitted(history, key, lambda: _pretrain(history, budget, seed, backbone, mbp, nbp))
 
 
-def _pretrain(
-    history: History, budget: Budget, seed: int, backbone: str, mbp: bool, nbp: bool, learning_rate: float
-) -> tuple[SequenceModel, dict]:  # fmt: skip
+def _pretrain(history: History, budget: Budget, seed: int, backbone: str, mbp: bool, nbp: bool) -> tuple[SequenceModel, dict]:
     sequences, model = title_sequences(history), new_model(history, backbone, budget.max_behaviours, seed)
     if not (mbp or nbp):
         return model.eval().to(choose_device("auto")), {"steps": 0}
@@ -71,7 +67,6 @@ def _pretrain(
     cost = learn(
         model, budget, seed, lambda rng, step: make(rng.choice(training, min(budget.batch_size, len(training)), replace=False), rng),
         lambda batch: prediction_loss(model, batch, mbp, nbp), held_out_batches(held_out, budget, seed, make),
-        learning_rate=learning_rate,
     )  # fmt: skip
     return model, cost | {"training_users": len(training)}
 

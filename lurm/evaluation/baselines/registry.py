@@ -6,6 +6,7 @@ said in its family's module.
 
 import importlib
 from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import partial
 
 from lurm.errors import ConfigError
@@ -13,19 +14,27 @@ from lurm.evaluation.baselines.method import AnyMethod, Budget, JointMethod, Met
 
 Factory = Callable[[Budget, int], AnyMethod]
 D_SWEEP = (100, 300, 500, 1_000, 3_000, 10_000)
-LEARNING_RATES = (1e-3, 3e-4, 3e-3)  # what the searched rows try; the first is everybody's
+# What the rows with -searched try: fields of the budget, or settings of the method; the first of each is what the row without it has.
+LEARNING_RATES = {"learning_rate": (1e-3, 3e-4, 3e-3)}
+CANDIDATES = {
+    "tfidf": {"ngrams": (2, 1, 3), "min_df": (3, 1, 10), "sublinear": (True, False)},
+    "word2vec": {"passes": (10, 30), "window": (5, 15)},
+    "doc2vec-dbow": {"passes": (20, 60), "window": (5, 15)},
+    **dict.fromkeys(("sumn", "ptum-hsa", "userbert", "userbert-ml", "cp", "coles", "wide-deep-mtl", "lstm-mtl", "transformer-mtl"), LEARNING_RATES),
+}
 HISTORIES = {"2-months": 2, "1-year": 12, "2-years": 24}  # months before the cut
 
 
-def _make(module: str, class_name: str, name: str, settings: dict, budget: Budget, seed: int, **searched: object) -> AnyMethod:
+def _make(module: str, class_name: str, name: str, settings: dict, budget: Budget, seed: int, **tried: object) -> AnyMethod:
     made = getattr(importlib.import_module(f"lurm.evaluation.baselines.{module}"), class_name)
-    return made(name=name, budget=budget, seed=seed, **settings, **searched)
+    of_budget = {field.name: tried.pop(field.name) for field in fields(Budget) if field.name in tried}
+    return made(name=name, budget=replace(budget, **of_budget), seed=seed, **settings, **tried)
 
 
-def _make_searched(module: str, class_name: str, name: str, settings: dict, budget: Budget, seed: int) -> Method:
+def _make_searched(name: str, inner: Callable[..., Method], budget: Budget, seed: int) -> Method:
     from lurm.evaluation.baselines.searched import Searched
 
-    return Searched(name, partial(_make, module, class_name, name, settings, budget, seed), {"learning_rate": LEARNING_RATES}, seed)
+    return Searched(f"{name}-searched", partial(inner, budget, seed), CANDIDATES[name], seed)
 
 
 def _make_joint(name: str, inner: Factory, budget: Budget, seed: int) -> JointMethod:
@@ -130,10 +139,9 @@ for _kind in ("wide-deep", "lstm", "transformer"):
 for _kind in ("word2vec", "doc2vec-dbow", "doc2vec-dm"):
     _add("word_vectors", "WordVectors", _kind, kind=_kind)
 
-# The systems of the papers again, each with the learning rate that a search on the history itself chose.
-METHODS["sumn-searched"] = partial(_make_searched, "sumn", "Sumn", "sumn-searched", {})
-METHODS["ptum-hsa-searched"] = partial(_make_searched, "ptum", "Ptum", "ptum-hsa-searched", {"backbone": "hsa"})
-METHODS["coles-searched"] = partial(_make_searched, "coles", "Coles", "coles-searched", {})
+# Again, with what a search on the history itself has chosen.
+for _name in CANDIDATES:
+    METHODS[f"{_name}-searched"] = partial(_make_searched, _name, METHODS[_name])
 
 # Everything that is trained on labels, on those of all tasks together: a training a fifth of the users, not one for every fold of every task.
 for _name in sorted(SUPERVISED - {"counts-gbdt", "popularity"}):

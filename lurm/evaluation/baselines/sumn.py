@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from lurm.evaluation.baselines.attention import masked_softmax
 from lurm.evaluation.baselines.behaviours import rows_for
-from lurm.evaluation.baselines.learning import LEARNING_RATE, embed_all, held_out_batches, learn, seeded, train_and_held_out
+from lurm.evaluation.baselines.learning import embed_all, held_out_batches, learn, seeded, train_and_held_out
 from lurm.evaluation.baselines.method import Budget, History
 from lurm.evaluation.baselines.sequences import Bundle, SequenceBatch, TitleSequences, make_batch, title_sequences
 from lurm.evaluation.baselines.word_start import word_start
@@ -34,9 +34,8 @@ LATER, SAME, WHO = "later", "same", "who"
 class Sumn:
     """Frozen. target: later, same (AE), who (ID); pooling: hops, mean, max."""
 
-    def __init__(self, name: str, budget: Budget, seed: int, target: str = LATER, pooling: str = "hops", learning_rate: float = LEARNING_RATE):
+    def __init__(self, name: str, budget: Budget, seed: int, target: str = LATER, pooling: str = "hops"):
         self.name, self.budget, self.seed, self.target, self.pooling = name, budget, seed, target, pooling
-        self.learning_rate = learning_rate
         self.details: dict = {}
 
     def fit(self, history: History) -> None:
@@ -58,7 +57,6 @@ class Sumn:
             lambda batch: consistency_loss(network, batch["read"], batch["target"]),
             # Of users who are held out nobody knows who they are: ID stops by the training users' loss on other moments.
             held_out_batches(held_out if self.target != WHO else training[: len(held_out)], self.budget, self.seed, make),
-            learning_rate=self.learning_rate,
         )  # fmt: skip
         self._matrix = embed_all(sequences, self.budget.max_behaviours, lambda batch: network(batch)[-1])
 

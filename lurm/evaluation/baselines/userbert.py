@@ -66,7 +66,7 @@ def pretrained(
     history: History, budget: Budget, seed: int, backbone: str, tasks: Sequence[str], negatives: str
 ) -> tuple[SequenceModel, dict]:  # fmt: skip
     """The model after pre-training, shared by all that start from it: copy it before training on."""
-    key = ("userbert", budget.steps, budget.batch_size, budget.max_behaviours, budget.max_users, seed, backbone, tuple(tasks), negatives)
+    key = ("userbert", budget, seed, backbone, tuple(tasks), negatives)
     return fitted(history, key, lambda: _pretrain(history, budget, seed, backbone, tuple(tasks), negatives))
 
 

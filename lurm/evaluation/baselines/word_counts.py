@@ -5,8 +5,7 @@ In: all titles of a user before the cut, joined. Out: a sparse row of 1-2-grams 
 also says how often and how recently, by the numbers that LURM's vector has for it: what is left between the two is not activity.
 
 The settings are those that won a search on the Amazon purchases (docs/evaluation.md): 1-2-grams over words alone, sublinear over raw
-counts, min_df 3. `Budget.search` may name candidates (`ngrams`, `min_df`, `sublinear`); they are then judged on a task made of the history
-itself (`own_task`), without any label.
+counts, min_df 3.
 """
 
 from collections.abc import Sequence
@@ -19,23 +18,23 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from lurm.evaluation.baselines.activity import fading_activity
 from lurm.evaluation.baselines.behaviours import Behaviours, behaviours_of, rows_for
 from lurm.evaluation.baselines.method import Budget, History
-from lurm.evaluation.baselines.own_task import search
-
-SETTINGS = {"ngrams": 2, "min_df": 3, "sublinear": True}
 
 
 class TfIdf:
-    """Frozen; `svd` is the number of directions, None keeps all words."""
+    """Frozen; `svd` is the number of directions, None keeps all words; ngrams, min_df and sublinear as in `tf_idf`."""
 
-    def __init__(self, name: str, budget: Budget, seed: int, svd: int | None = None, activity: bool = False):
+    def __init__(
+        self, name: str, budget: Budget, seed: int, svd: int | None = None, activity: bool = False, ngrams: int = 2, min_df: int = 3,
+        sublinear: bool = True,
+    ):  # fmt: skip
         self.name, self.budget, self.seed, self.svd, self.activity = name, budget, seed, svd, activity
+        self.settings = {"ngrams": ngrams, "min_df": min_df, "sublinear": sublinear}
         self.details: dict = {}
 
     def fit(self, history: History) -> None:
-        chosen, judged = search(history, SETTINGS, self.budget.search, lambda past, settings: tf_idf(behaviours_of(past), **settings), self.seed)
         self._behaviours = behaviours_of(history)
-        self._matrix = tf_idf(self._behaviours, **chosen)
-        self.details = {**chosen, "n_words": self._matrix.shape[1]} | ({"search": judged} if judged else {})
+        self._matrix = tf_idf(self._behaviours, **self.settings)
+        self.details = {**self.settings, "n_words": self._matrix.shape[1]}
         if self.svd is not None:
             self._matrix = truncated_svd(self._matrix, self.svd, self.seed)
             self.details["width"] = self._matrix.shape[1]

@@ -1,11 +1,13 @@
 """A search over settings: what wins on the history's own task is fitted on all of it, and what was tried is told."""
 
+import math
+
 import numpy as np
+import pytest
 
 from lurm.evaluation.baselines.behaviours import behaviours_of
-from lurm.evaluation.baselines.learning import LEARNING_RATE
 from lurm.evaluation.baselines.method import Budget, Method
-from lurm.evaluation.baselines.registry import LEARNING_RATES, make_method
+from lurm.evaluation.baselines.registry import CANDIDATES, METHODS, make_method
 from lurm.evaluation.baselines.searched import Searched
 
 
@@ -36,16 +38,29 @@ def test_the_best_on_the_past_is_fitted_on_everything(tiny):
     assert isinstance(method, Method) and np.array_equal(method.embed(tiny.users), method.chosen.embed(tiny.users))
 
 
-def test_a_registered_search_reaches_the_training(tiny):
-    assert LEARNING_RATES[0] == LEARNING_RATE, "a search that tells nothing changes nothing"
-    method = make_method("sumn-searched", Budget(steps=2, batch_size=6, max_behaviours=8), 0)
+@pytest.mark.parametrize("name, setting", [("sumn", "learning_rate"), ("userbert-ml", "learning_rate"), ("tfidf", "ngrams"), ("word2vec", "window")])
+def test_a_registered_search_reaches_the_method(tiny, name, setting):
+    if name == "word2vec":
+        pytest.importorskip("gensim")
+    budget = Budget(steps=2, batch_size=6, max_behaviours=8)
+    method = make_method(f"{name}-searched", budget, 0)
     method.fit(tiny.history)
-    assert len(method.details["search"]) == len(LEARNING_RATES) and method.chosen.learning_rate == method.details["learning_rate"]
-    fixed = make_method("sumn", Budget(steps=2, batch_size=6, max_behaviours=8), 0)
-    fixed.learning_rate = method.details["learning_rate"]
-    fixed.fit(tiny.history)
-    assert np.array_equal(fixed.embed(tiny.users), method.embed(tiny.users))
-    other = make_method("sumn", Budget(steps=2, batch_size=6, max_behaviours=8), 0)
-    other.learning_rate = 10 * fixed.learning_rate
-    other.fit(tiny.history)
-    assert not np.array_equal(other.embed(tiny.users), fixed.embed(tiny.users))
+    assert len(method.details["search"]) == math.prod(len(values) for values in CANDIDATES[name].values()) > 1
+    chosen = {setting: method.details[setting] for setting in CANDIDATES[name]}
+    for settings, same in ((chosen, True), ({**chosen, setting: 2 * chosen[setting]}, False)):
+        fixed = METHODS[name](budget, 0, **settings)
+        fixed.fit(tiny.history)
+        assert np.array_equal(dense(fixed.embed(tiny.users)), dense(method.embed(tiny.users))) == same
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_a_search_begins_with_what_the_method_is_without_it(name):
+    """So a search that tells nothing changes nothing."""
+    if name in ("word2vec", "doc2vec-dbow"):
+        pytest.importorskip("gensim")
+    plain, first = METHODS[name](Budget(), 0), METHODS[name](Budget(), 0, **{setting: values[0] for setting, values in CANDIDATES[name].items()})
+    assert vars(plain) == vars(first)
+
+
+def dense(rows) -> np.ndarray:
+    return rows if isinstance(rows, np.ndarray) else rows.toarray()

@@ -1,4 +1,4 @@
-"""TF-IDF: the weights by hand, the small corner cases, the search."""
+"""TF-IDF: the weights by hand, the small corner cases, activity beside them."""
 
 import numpy as np
 import pyarrow as pa
@@ -38,12 +38,6 @@ def test_svd_keeps_what_is_narrow_and_keeps_distances():
     low_rank = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 20))
     found = truncated_svd(sparse.csr_matrix(low_rank), 5, 0)
     assert found.shape == (40, 5) and np.allclose(found @ found.T, low_rank @ low_rank.T, atol=1e-3)
-
-
-def test_the_search_is_recorded(tiny):
-    method = TfIdf("tfidf", Budget(search={"min_df": (2, 3)}), 0)
-    method.fit(tiny.history)
-    assert set(method.details["search"]) == {"min_df=2", "min_df=3"} and method.details["min_df"] in (2, 3)
 
 
 def test_activity_beside_the_words(tiny):
