@@ -6,40 +6,35 @@ known word have no direction and stay without an interest; they are counted.
 
 from functools import cache
 
-from pyspark.sql.pandas.types import from_arrow_schema
-
 from lurm.lineage import Context
 from lurm.manifest import Manifest
 from lurm.schema import ITEM_INTERESTS
 from lurm.store import Store
-from spark_jobs.session import gpu_profile, job_main, progress
-from spark_jobs.tables import bucket_of, read_table, stage_frame
+from spark_jobs.missing_items import stage_missing
+from spark_jobs.session import job_main
 
 ASSIGNED = ITEM_INTERESTS.data_schema
 
 
 def run(context: Context) -> dict:
-    store, settings = context.store, context.config.spark
-    space_id, embeddings = context.space_id(), context.embeddings()
+    store, space_id, embeddings = context.store, context.space_id(), context.embeddings()
     store.get_artifact("spaces", space_id)
     context.check_chain(store.artifact_info("spaces", space_id), encoder_id=context.encoder_id())
     run_key = context.batch_key("assign-interests", space_id, embeddings)
     scope = ({"space_id": space_id, "batch": run_key},)
     if store.committed(ITEM_INTERESTS.name, run_key, scope):
         return {"skipped": "nothing new"}
-    spark = context.spark()
     existing = store.snapshot(ITEM_INTERESTS.name).where(space_id=space_id, batch=lambda batch: batch != run_key)
-    missing = read_table(spark, store, embeddings).select("item_id", "embedding")
-    if existing.files:
-        missing = missing.join(read_table(spark, store, existing).select("item_id"), "item_id", "left_anti")
     device, n_probes = context.config.interests.device, store.artifact_info("spaces", space_id).get("n_probes")
 
     def assign_batches(batches):
+        import faiss
         import numpy as np
         import pyarrow as pa
 
         from lurm.kmeans import assign
 
+        faiss.omp_set_num_threads(1)  # of this thread: a task has one core
         centroids = _centroids(store, space_id)
         cells = None if n_probes is None else _cells(store, space_id)
         for batch in batches:
@@ -49,11 +44,9 @@ def run(context: Context) -> dict:
                 interest_ids, _ = assign(vectors[known], centroids, device=device, n_probes=n_probes, n_threads=1, cells=cells)
                 yield pa.RecordBatch.from_arrays([batch.column("item_id").take(pa.array(known)), pa.array(interest_ids)], schema=ASSIGNED)
 
-    with progress(spark, "assign-interests"):
-        assigned = missing.mapInArrow(assign_batches, from_arrow_schema(ASSIGNED), profile=gpu_profile(settings))
-        assigned = assigned.withColumn("bucket", bucket_of("item_id", settings.item_buckets))
-        partition = {"space_id": space_id, "batch": run_key}
-        files = stage_frame(assigned, store, ITEM_INTERESTS, run_key, rows_per_file=settings.rows_per_file, partition=partition, split_by=["bucket"])
+    partition = {"space_id": space_id, "batch": run_key}
+    columns = ["item_id", "embedding"]
+    files = stage_missing(context, "assign-interests", embeddings, columns, existing, assign_batches, ITEM_INTERESTS, run_key, partition)
     n_assigned = sum(file.rows for file in files)
     figures = {"assigned": n_assigned, "without_known_words": embeddings.rows() - existing.rows() - n_assigned}
     manifest = Manifest(ITEM_INTERESTS.name, run_key, tuple(files), scope, figures, {"item_embeddings": embeddings.version})
@@ -64,11 +57,8 @@ def run(context: Context) -> dict:
 
 @cache
 def _centroids(store: Store, space_id: str):
-    import faiss
-
     from lurm.interest_space import load_centroids
 
-    faiss.omp_set_num_threads(1)
     return load_centroids(store.get_artifact("spaces", space_id))
 
 

@@ -14,8 +14,8 @@ from lurm.lineage import Context
 from lurm.manifest import Manifest, Snapshot
 from lurm.periods import end_month
 from lurm.schema import USER_EMBEDDINGS
-from spark_jobs.session import gpu_profile, job_main, progress
-from spark_jobs.tables import stage_tasks
+from spark_jobs.session import gpu_profile, job_main, progress, torch_beside
+from spark_jobs.tables import cost_of, spark_for, stage_tasks
 
 
 def run(context: Context) -> dict:
@@ -49,11 +49,11 @@ def run(context: Context) -> dict:
             counted["users_without_usable_events"] += n_absent
             yield alignment.turn_batch(batch) if alignment else batch
 
-    spark, totals = context.spark(), Counter(users_without_usable_events=0)
+    spark, totals = spark_for([cost_of(bags, states)], settings, context.spark), Counter(users_without_usable_events=0)
     buckets = {*bags.values("bucket"), *(states.values("bucket") if states is not None else ())}
     tasks = [{"bucket": bucket} for bucket in sorted(buckets, key=int)]
     partition = {"as_of": context.as_of, "model_id": model_id}
-    with progress(spark, "embed-users"):
+    with progress(spark, "embed-users"), torch_beside(spark):
         files = stage_tasks(spark, tasks, produce, store, USER_EMBEDDINGS, run_key, rows_per_file=settings.rows_per_file,
                             partition=partition, resources=gpu_profile(settings), totals=totals)
     figures = {"users": sum(file.rows for file in files), **totals, "n_anchors": info["n_anchors"], "dim": info["dim"],

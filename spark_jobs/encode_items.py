@@ -6,31 +6,24 @@ a GPU is asked for when spark.gpus_per_worker says so. An item keeps the embeddi
 
 from functools import cache
 
-from pyspark.sql.pandas.types import from_arrow_schema
-
 from lurm.lineage import Context
 from lurm.manifest import Manifest
 from lurm.schema import ITEM_EMBEDDINGS
 from lurm.store import Store
-from spark_jobs.session import gpu_profile, job_main, progress
-from spark_jobs.tables import bucket_of, read_table, stage_frame
+from spark_jobs.missing_items import stage_missing
+from spark_jobs.session import job_main
 
 ENCODED = ITEM_EMBEDDINGS.data_schema
 
 
 def run(context: Context) -> dict:
-    store, settings = context.store, context.config.spark
-    encoder_id, items = context.encoder_id(), context.items()
+    store, encoder_id, items = context.store, context.encoder_id(), context.items()
     store.get_artifact("encoders", encoder_id)  # fails here, not on an executor
     run_key = context.batch_key("encode-items", encoder_id, items)
     scope = ({"encoder_id": encoder_id, "batch": run_key},)
     if store.committed(ITEM_EMBEDDINGS.name, run_key, scope):
         return {"skipped": "nothing new"}
-    spark = context.spark()
     existing = store.snapshot(ITEM_EMBEDDINGS.name).where(encoder_id=encoder_id, batch=lambda batch: batch != run_key)
-    missing = read_table(spark, store, items).select("item_id", "title", "item_hash")
-    if existing.files:
-        missing = missing.join(read_table(spark, store, existing).select("item_id"), "item_id", "left_anti")
     device = context.config.encoder.device
 
     def encode_batches(batches):
@@ -45,11 +38,8 @@ def run(context: Context) -> dict:
             embedding = pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1)))
             yield pa.RecordBatch.from_arrays([batch.column("item_id"), batch.column("item_hash"), embedding], schema=ENCODED)
 
-    with progress(spark, "encode-items"):
-        encoded = missing.mapInArrow(encode_batches, from_arrow_schema(ENCODED), profile=gpu_profile(settings))
-        encoded = encoded.withColumn("bucket", bucket_of("item_id", settings.item_buckets))
-        partition = {"encoder_id": encoder_id, "batch": run_key}
-        files = stage_frame(encoded, store, ITEM_EMBEDDINGS, run_key, rows_per_file=settings.rows_per_file, partition=partition, split_by=["bucket"])
+    partition, columns = {"encoder_id": encoder_id, "batch": run_key}, ["item_id", "title", "item_hash"]
+    files = stage_missing(context, "encode-items", items, columns, existing, encode_batches, ITEM_EMBEDDINGS, run_key, partition)
     manifest = Manifest(ITEM_EMBEDDINGS.name, run_key, tuple(files), scope, {"encoded": sum(file.rows for file in files)}, {"items": items.version})
     store.write_manifest(manifest)
     store.commit(manifest)

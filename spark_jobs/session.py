@@ -113,6 +113,22 @@ def progress(spark, what: str, every_seconds: float = 5.0):
 
 
 @contextmanager
+def torch_beside(spark):
+    """In a block of work that this process does itself, because there is no session, torch leaves the cores to the threads that do it."""
+    if spark is not None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # for this thread, and for every one that begins now
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def _without_noise():
     """Start the JVM with a stderr that leaves out the lines every start prints and nobody can act upon; all others pass."""
     noise = ("WARNING: Using incubator modules", "Using Spark's default log4j", "Setting default log level", "Setting Spark log level",

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from pyspark import RDD
 from pyspark.errors import PythonException
@@ -25,6 +26,8 @@ from lurm.store import Store
 CHUNK_BYTES = 64 << 20  # of files that one task reads, where Spark does not cut them itself
 TASKS_A_CORE = (2, 8)  # of work that could be cut further: the more, the less anybody waits for the last one,
 TASK_BYTES = 16 << 20  # but while a task reads less than this, its start (some 50 ms) costs more than the waiting
+TIME_OF_BAGS = 4  # times as long as bytes of events, in round numbers
+Task, Done = TypeVar("Task"), TypeVar("Done")
 COUNTED = "counted"  # in place of a path: a row of figures, not of a file
 
 
@@ -133,7 +136,7 @@ def stage_tasks(
             yield DataFile(COUNTED, 0, 0, "", dict(counted))
 
     if spark is None:
-        return _staged(_in_threads(work, tasks), totals)
+        return _staged((file for files in in_threads(lambda task: list(work([[task]])), tasks) for file in files), totals)
     context = spark.sparkContext
     fewest, most = (number * context.defaultParallelism for number in TASKS_A_CORE)
     chunks = _chunks(tasks, sizes, max(fewest, min(most, -(-sum(sizes) // (TASK_BYTES * fewest)) * fewest))) if sizes else [[task] for task in tasks]
@@ -143,23 +146,28 @@ def stage_tasks(
 
 def spark_for(sizes: Sequence[int], settings: SparkSettings, open_session: Callable[[], SparkSession]) -> SparkSession | None:
     """The session, or None for tasks that read so little (`spark.in_process_mb`) that they are done before Spark has sent them to its workers;
-    where no session runs yet, none has to start. For work that takes little time a byte, and whose libraries start no threads."""
-    return open_session() if sum(sizes) > settings.in_process_mb * 2**20 else None
+    where no session runs yet, none has to start. Who asks for a GPU for every worker gets workers."""
+    return open_session() if settings.gpus_per_worker or sum(sizes) > settings.in_process_mb * 2**20 else None
 
 
-def _in_threads(work: Callable, tasks: Sequence[Mapping]) -> list[DataFile]:
-    """What the tasks say of their files, in this process; after one that failed no other begins."""
+def cost_of(bags: Snapshot, states: Snapshot | None = None) -> int:
+    """What a bucket of users is worth to `spark_for`: bytes of bags keep SMEN far longer than bytes of events keep a count."""
+    return TIME_OF_BAGS * sum(file.size for file in bags.files) + sum(file.size for file in (states.files if states else ()))
+
+
+def in_threads(work: Callable[[Task], Done], tasks: Iterable[Task]) -> list[Done]:
+    """work(task) of every task, in their order, in threads of this process, as many as it has cores; after one that failed no other begins."""
     failed = threading.Event()
 
-    def one(task: Mapping) -> list[DataFile]:
+    def one(task: Task) -> Done | None:
         try:
-            return [] if failed.is_set() else list(work([[task]]))
+            return None if failed.is_set() else work(task)
         except BaseException:
             failed.set()
             raise
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        return [file for files in pool.map(one, tasks) for file in files]
+        return list(pool.map(one, tasks))  # raises what the first of them raised
 
 
 def _staged(files: Iterable[DataFile], totals: Counter | None) -> list[DataFile]:

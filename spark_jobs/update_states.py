@@ -15,8 +15,8 @@ from lurm.manifest import Manifest, Snapshot
 from lurm.periods import month_number
 from lurm.periods import until as end_of
 from lurm.schema import BAGS, MONTH, USER_STATES
-from spark_jobs.session import gpu_profile, job_main, progress
-from spark_jobs.tables import stage_tasks
+from spark_jobs.session import gpu_profile, job_main, progress, torch_beside
+from spark_jobs.tables import cost_of, spark_for, stage_tasks
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ def run(context: Context) -> dict:
             counted["users"] += batch.num_rows
             yield batch.append_column("bucket", pa.array([bucket] * batch.num_rows))
 
-    spark, totals = context.spark(), Counter(users=sum(kept[bucket].states.rows() for bucket in same), folded_again=0)
-    with progress(spark, "update-states"):
+    totals = Counter(users=sum(kept[bucket].states.rows() for bucket in same), folded_again=0)
+    spark = spark_for([cost_of(bags.where(bucket=task["bucket"]), states.get(task["bucket"])) for task in tasks], settings, context.spark)
+    with progress(spark, "update-states"), torch_beside(spark):
         files = stage_tasks(spark, tasks, produce, store, USER_STATES, run_key, rows_per_file=settings.rows_per_file, keys=["bucket"],
                             partition=scope, resources=gpu_profile(settings), totals=totals)
     files += [file for bucket in same for file in kept[bucket].states.files]

@@ -19,6 +19,10 @@ from lurm.item_encoder.model import ItemEncoder
 from lurm.item_encoder.tokenizer import encode_titles
 from lurm.training import load_tensors, save_tensors
 
+# Products of matrices take the last rows, and very few, by other code, which rounds otherwise: batches have whole multiples of this many, so that
+# there are no last rows.
+WHOLE_ROWS = 96
+
 
 def save_encoder(directory: Path, encoder: ItemEncoder, tokenizer: Tokenizer, info: dict) -> None:
     """Write the encoder; `info` is plain data for JSON and must say max_length, which later encoding needs."""
@@ -70,14 +74,16 @@ def encode(
 ) -> np.ndarray:
     """Embeddings of n titles, (n, dim) float32: unit norm, or all zero where no word of the title is known.
 
-    Call it with many titles (10^4 and more) at a time; a title's embedding does not depend on its neighbours, up to rounding.
+    Call it with many titles (10^4 and more) at a time; a title's embedding does not depend on its neighbours.
     """
     encoder = encoder.to(device).eval()
     token_ids, offsets = encode_titles(tokenizer, titles, max_length)
     embeddings = np.empty((len(titles), encoder.dim), dtype=np.float32)
     for start in range(0, len(titles), batch_size):
         bounds = offsets[start : start + batch_size + 1]
+        n_rows = len(bounds) - 1
+        bounds = np.pad(bounds, (0, -n_rows % WHOLE_ROWS), mode="edge")  # titles without words
         tokens = torch.from_numpy(token_ids[bounds[0] : bounds[-1]].astype(np.int64))
         vectors = encoder(tokens.to(device), torch.from_numpy(bounds - bounds[0]).to(device))
-        embeddings[start : start + len(bounds) - 1] = vectors.cpu().numpy()
+        embeddings[start : start + n_rows] = vectors[:n_rows].cpu().numpy()
     return embeddings

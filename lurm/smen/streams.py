@@ -4,6 +4,7 @@ The files of a bucket are sorted by user and walked side by side, so memory is a
 numbers do not depend on who else is in the batch. These functions run on the executors and know no Spark.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from lurm.store import Store
 
 COLUMNS = {MONTH: "month_state", YEAR: "year_state"}
 MOST_CHANGED = 20_000  # users of a bucket whose lives are read again one by one; with more the whole bucket is folded
+_loading = threading.Lock()
 Streams = Mapping[object, Iterator[pa.RecordBatch]]
 
 
@@ -41,9 +43,14 @@ class Frozen:
     batch_size: int
 
 
-@cache
 def load_frozen(store: Store, model_id: str, device: str, batch_size: int) -> Frozen:
     """The model of a worker, loaded once per process; one thread, because one task has one core."""
+    with _loading:  # threads of one process wait for the first of them
+        return _load_frozen(store, model_id, device, batch_size)
+
+
+@cache
+def _load_frozen(store: Store, model_id: str, device: str, batch_size: int) -> Frozen:
     torch.set_num_threads(1)
     smen, info = load_model(store.get_artifact("models", model_id))
     chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"

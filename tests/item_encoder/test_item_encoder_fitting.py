@@ -215,6 +215,15 @@ def test_saved_and_loaded_encoders_give_the_same_bytes(world, tmp_path):
     assert encode(encoder, tokenizer, [], 2).shape == (0, 16)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3, 7, 97, 299])
+def test_a_title_has_the_bytes_that_it_has_among_others(world, at_once):
+    pairs, _, tokenizer = world
+    encoder = fitting._new_encoder(vocabulary_size(tokenizer), 128, 1).eval()
+    titles = pairs["left_title"].to_pylist()[:300]
+    parts = [encode(encoder, tokenizer, titles[start : start + at_once], 2) for start in range(0, 300, at_once)]
+    assert np.concatenate(parts).tobytes() == encode(encoder, tokenizer, titles, 2).tobytes()
+
+
 def test_a_damaged_encoder_is_refused(world, tmp_path):
     tokenizer = world[2]
     with pytest.raises(MissingInputError):

@@ -6,14 +6,16 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from small_pipeline import SMALL, content, source_overrides
 
 from lurm.config import load_config
 from lurm.errors import ConfigError
-from spark_jobs.session import check_java, gpu_profile, open_session, progress
+from spark_jobs.session import check_java, gpu_profile, open_session, progress, torch_beside
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,6 +65,21 @@ def test_long_work_says_how_far_it_is(spark, caplog):
     with caplog.at_level(logging.INFO, "lurm"), progress(spark, "counting", every_seconds=0.1):
         spark.sparkContext.parallelize(range(4), 4).foreach(lambda _: time.sleep(0.5))
     assert any("counting: " in message and "of 4 tasks" in message for message in caplog.messages)
+
+
+def test_torch_leaves_the_cores_to_threads_that_do_the_work_themselves(spark):
+    before = torch.get_num_threads()
+    for number in (3, 1):
+        torch.set_num_threads(number)
+        try:
+            with pytest.raises(RuntimeError, match="given up"), torch_beside(None), ThreadPoolExecutor(1) as pool:
+                assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == 1
+                raise RuntimeError("given up")
+            assert torch.get_num_threads() == number
+            with torch_beside(spark):
+                assert torch.get_num_threads() == number
+        finally:
+            torch.set_num_threads(before)
 
 
 def test_a_gpu_is_asked_for_only_when_configured():
