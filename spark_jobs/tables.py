@@ -26,7 +26,7 @@ from lurm.store import Store
 CHUNK_BYTES = 64 << 20  # of files that one task reads, where Spark does not cut them itself
 TASKS_A_CORE = (2, 8)  # of work that could be cut further: the more, the less anybody waits for the last one,
 TASK_BYTES = 16 << 20  # but while a task reads less than this, its start (some 50 ms) costs more than the waiting
-TIME_OF_BAGS = 4  # times as long as bytes of events, in round numbers
+EVENTS_A_BAG, STATES_AN_EVENT = 4, 16  # bytes that take equally long, in round numbers: bags are folded by a GRU, states are there to be read
 Task, Done = TypeVar("Task"), TypeVar("Done")
 COUNTED = "counted"  # in place of a path: a row of figures, not of a file
 
@@ -151,8 +151,8 @@ def spark_for(sizes: Sequence[int], settings: SparkSettings, open_session: Calla
 
 
 def cost_of(bags: Snapshot, states: Snapshot | None = None) -> int:
-    """What a bucket of users is worth to `spark_for`: bytes of bags keep SMEN far longer than bytes of events keep a count."""
-    return TIME_OF_BAGS * sum(file.size for file in bags.files) + sum(file.size for file in (states.files if states else ()))
+    """Bytes of events that take as long to count as SMEN takes for these bags and kept states: what `spark_for` asks of its tasks."""
+    return EVENTS_A_BAG * sum(file.size for file in bags.files) + sum(file.size for file in (states.files if states else ())) // STATES_AN_EVENT
 
 
 def in_threads(work: Callable[[Task], Done], tasks: Iterable[Task]) -> list[Done]:

@@ -11,12 +11,12 @@ from small_pipeline import instant, rows_of
 from lurm.config import SparkSettings
 from lurm.errors import StoreError
 from lurm.joining.embedding_units import list_column
-from lurm.manifest import Manifest
-from lurm.schema import BAGS, EVENTS, ITEM_EMBEDDINGS, ITEM_INTERESTS
+from lurm.manifest import DataFile, Manifest, Snapshot
+from lurm.schema import BAGS, EVENTS, ITEM_EMBEDDINGS, ITEM_INTERESTS, USER_STATES
 from lurm.staging import stage_table
 from lurm.store import Store
 from lurm.text_hash import bucket_numbers, hash_text
-from spark_jobs.tables import bucket_of, read_table, spark_for, spark_schema, stage_frame, stage_tasks
+from spark_jobs.tables import bucket_of, cost_of, read_table, spark_for, spark_schema, stage_frame, stage_tasks
 
 ROWS = [
     ("u2", "i1", instant("2020-02-01"), 1, "2020-02"), ("u1", "i2", instant("2020-01-03"), 2, "2020-01"),
@@ -120,6 +120,14 @@ def test_little_to_read_is_no_work_for_spark():
     settings, never = SparkSettings(in_process_mb=2), SparkSettings(in_process_mb=0)
     assert spark_for([2**20] * 2, settings, lambda: pytest.fail("no session is needed")) is None
     assert spark_for([2**21, 1], settings, lambda: "a session") == spark_for([1], never, lambda: "a session") == "a session"
+    assert spark_for([1], SparkSettings(gpus_per_worker=1), lambda: "a session") == "a session", "only workers have a GPU each"
+
+
+def test_bags_cost_more_than_events_and_kept_states_less():
+    files = [DataFile("a", 2**20, 1, "", {}), DataFile("b", 2**20, 1, "", {})]
+    bags, states = (Snapshot(table, 1, tuple(files), "") for table in (BAGS, USER_STATES))
+    assert cost_of(bags) == cost_of(bags, Snapshot(USER_STATES, 1, (), "")) == 8 * 2**20
+    assert cost_of(bags, states) == cost_of(bags) + 2**17
 
 
 def test_a_bucket_depends_on_the_key_only(spark):
