@@ -14,6 +14,7 @@ from spark_jobs.missing_items import stage_missing
 from spark_jobs.session import job_main
 
 ENCODED = ITEM_EMBEDDINGS.data_schema
+VECTORS_A_TITLE = 10  # times the bytes of a title in its file
 
 
 def run(context: Context) -> dict:
@@ -39,7 +40,8 @@ def run(context: Context) -> dict:
             yield pa.RecordBatch.from_arrays([batch.column("item_id"), batch.column("item_hash"), embedding], schema=ENCODED)
 
     partition, columns = {"encoder_id": encoder_id, "batch": run_key}, ["item_id", "title", "item_hash"]
-    files = stage_missing(context, "encode-items", items, columns, existing, encode_batches, ITEM_EMBEDDINGS, run_key, partition)
+    files = stage_missing(context, "encode-items", items, columns, existing, encode_batches, ITEM_EMBEDDINGS, run_key, partition,
+                          times=VECTORS_A_TITLE, by_torch=True)
     manifest = Manifest(ITEM_EMBEDDINGS.name, run_key, tuple(files), scope, {"encoded": sum(file.rows for file in files)}, {"items": items.version})
     store.write_manifest(manifest)
     store.commit(manifest)

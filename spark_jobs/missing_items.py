@@ -6,11 +6,13 @@ by Spark's workers. Both give the same rows in the same files.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from lurm.config import SparkSettings
 from lurm.lineage import Context
 from lurm.manifest import DataFile, Snapshot
 from lurm.schema import Table
@@ -26,12 +28,15 @@ BATCH_ROWS = 65_536  # as many as Spark hands to a worker at once
 
 def stage_missing(
     context: Context, what: str, rows: Snapshot, columns: Sequence[str], done: Snapshot, transform: Transform, table: Table, run_key: str,
-    partition: dict[str, str],
-) -> list[DataFile]:
-    """Stage transform(batches of `columns`) of the rows whose item_id is not among those of `done`; `transform` gives rows of `table`'s data."""
+    partition: dict[str, str], times: int = 1, by_torch: bool = False,
+) -> list[DataFile]:  # fmt: skip
+    """Stage transform(batches of `columns`) of the rows whose item_id is not among those of `done`; `transform` gives rows of `table`'s data.
+
+    times: how many bytes a byte of `rows` becomes, because this process would hold all of them; by_torch: whether torch is what computes.
+    """
     settings = context.config.spark
-    spark = spark_for([file.size for file in rows.files], settings, context.spark)
-    with progress(spark, what), torch_beside(spark):
+    spark = spark_for([times * file.size for file in rows.files], settings, context.spark)
+    with progress(spark, what), torch_beside(spark) if by_torch else nullcontext():
         if spark is None:
             return _stage_here(context.store, rows, columns, done, transform, table, run_key, partition, settings)
         missing = read_table(spark, context.store, rows).select(*columns)
@@ -44,7 +49,7 @@ def stage_missing(
 
 def _stage_here(
     store: Store, rows: Snapshot, columns: Sequence[str], done: Snapshot, transform: Transform, table: Table, run_key: str,
-    partition: dict[str, str], settings,
+    partition: dict[str, str], settings: SparkSettings,
 ) -> list[DataFile]:  # fmt: skip
     known = pa.chunked_array([batch.column("item_id") for batch in read_files(store, done.uris(), ["item_id"])], pa.string())
 
