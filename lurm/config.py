@@ -34,7 +34,7 @@ class SparkSettings:
     rows_per_file: int = 1_000_000
     gpus_per_worker: float = 0.0  # > 0 asks for a GPU in the resource profile of encode-items and embed-users
     broadcast_mb: int = 64  # tables below this size are sent to every worker instead of shuffled
-    in_process_mb: int = 64  # stages that read so little do their work in the calling process, sooner than Spark would start; 0: never
+    in_process_mb: int = 64  # stages that read so little (all but ingest and build-pairs) do it in the calling process, without Spark; 0: never
     conf: dict[str, str] = field(default_factory=dict)  # passed to Spark as they are
 
 

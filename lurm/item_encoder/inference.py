@@ -74,7 +74,7 @@ def encode(
 ) -> np.ndarray:
     """Embeddings of n titles, (n, dim) float32: unit norm, or all zero where no word of the title is known.
 
-    Call it with many titles (10^4 and more) at a time; a title's embedding does not depend on its neighbours.
+    Call it with many titles (10^4 and more) at a time; a title's embedding does not depend on its neighbours, on one thread of a CPU to the bit.
     """
     encoder = encoder.to(device).eval()
     token_ids, offsets = encode_titles(tokenizer, titles, max_length)

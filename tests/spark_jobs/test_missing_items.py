@@ -50,9 +50,8 @@ def of_titles(batches):
         yield made.filter(pa.array([number % 10 > 0 for number in numbers]))
 
 
-def staged(context, done=None, transform=of_titles):
-    partition = {"space_id": "space-1", "batch": "b1"}
-    done = done or context.store.snapshot(ITEM_INTERESTS.name)
+def staged(context, transform=of_titles):
+    partition, done = {"space_id": "space-1", "batch": "b1"}, context.store.snapshot(ITEM_INTERESTS.name)
     return stage_missing(context, "test", context.items(), ["item_id", "title"], done, transform, ITEM_INTERESTS, "b1", partition)
 
 
