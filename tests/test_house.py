@@ -75,7 +75,7 @@ HELPERS = {"tests/conftest.py", "tests/published.py", "tests/moments.py", "tests
            "tests/faults.py", "tests/publishing_process.py", "tests/erasable.py", "tests/two_processes.py", "tests/small_release.py",
            "tests/report/conftest.py", "tests/planted_directions.py", "tests/small_evaluation.py", "tests/cluster/object_store.py",
            "tests/cluster/spark_cluster.py", "tests/cluster/driving_process.py", "tests/evaluation/baselines/conftest.py",
-           "tests/small_commands.py", "tests/cluster/cluster_run.py", "tests/process_family.py"}
+           "tests/small_commands.py", "tests/cluster/cluster_run.py", "tests/process_family.py", "tests/thinned.py"}
 
 
 def name_of(file: Path) -> str:

@@ -121,6 +121,7 @@ def test_spark(folder, spark, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long  # a hundred packages are installed first
 def test_feast(folder, tmp_path):
     """In an environment of its own, and with the vectors that `join` gives."""
     python = sys.executable if importlib.util.find_spec("feast") else _environment(tmp_path / "venv")

@@ -1,4 +1,4 @@
-"""The whole pipeline on a standalone master and two workers: the tables of a local run, though a worker is killed in the middle of every stage.
+"""The whole pipeline on a standalone master and two workers: the tables of a local run, though workers are killed in the middle of stages.
 
 Real processes on loopback (tests/cluster/spark_cluster.py): each worker has its own scratch, working directory and Python, lurm comes with
 --py-files, and the inputs and the warehouse lie on an object store, which is all that driver and workers share. Every stage is deterministic, so
@@ -23,6 +23,7 @@ from lurm.training import load_tensors
 
 pytestmark = pytest.mark.slow
 SPARK_STAGES = [name for name in STAGE_NAMES if BY_NAME[name].engine == SPARK]
+A_SHUFFLE_AND_A_WALK = ("build-pairs", "update-states")  # Spark's own shuffle, and plain tasks of ours; `make test-long`: every stage
 SECONDS_IN = dict(zip(SPARK_STAGES, (0.5, 0.8, 0.1, 0.1, 0.4, 0.1, 0.1), strict=True))  # of tasks, so that some work is there to be lost
 
 
@@ -49,19 +50,20 @@ def cluster(apart, server):
     running.close()
 
 
-def test_the_tables_of_a_local_run_though_a_worker_is_killed_in_every_stage(cluster, finished, world, apart):
+@pytest.mark.parametrize("stages", [A_SHUFFLE_AND_A_WALK, pytest.param(SPARK_STAGES, marks=pytest.mark.long)], ids=["two stages", "every stage"])
+def test_the_tables_of_a_local_run_though_a_worker_is_killed(cluster, finished, world, apart, stages):
     context, expected = finished
     upload(world, f"s3://{BUCKET}/inputs")
     overrides = [*SMALL, f"events.path=s3://{BUCKET}/inputs/events", f"items.path=s3://{BUCKET}/inputs/items"]
-    store = Store(f"s3://{BUCKET}/warehouse")
-    reports, killed, printed = run_on(cluster, apart / "drivers" / "killed", {
-        "warehouse": store.uri, "as_of": AS_OF, "overrides": overrides, "stages": STAGE_NAMES, "killed_in": SECONDS_IN,
+    store, killed_in = Store(f"s3://{BUCKET}/killed-{len(stages)}"), {name: SECONDS_IN[name] for name in stages}
+    reports, killed, printed = run_on(cluster, apart / "drivers" / f"killed-{len(stages)}", {
+        "warehouse": store.uri, "as_of": AS_OF, "overrides": overrides, "stages": STAGE_NAMES, "killed_in": killed_in,
     })
     check_equal(store, context.store, AS_OF)
     for name in SPARK_STAGES:
         figures = {key: value for key, value in expected[name].items() if key not in ("seconds", "peak_mb")}
         assert {key: reports[name][key] for key in figures} == json.loads(json.dumps(figures)), "counted once, though tasks ran twice"
-    assert killed == SPARK_STAGES
+    assert killed == list(stages)
     assert len(re.findall(r"Lost executor", printed)) >= len(killed)
     assert cluster.opened_of_the_driver() == []
     logs = [file.read_bytes() for file in (apart / "cluster").rglob("*") if file.is_file() and file.name.startswith(("log", "std"))]

@@ -19,6 +19,7 @@ from erasable import (
     released_rows,
 )
 from faults import FAULTS, Crash, FaultyObjects
+from thinned import WALKS, stops
 
 from lurm import open_table
 from lurm.config import Config
@@ -213,8 +214,9 @@ def writes_of(built: Store, folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", WALKS)
 @pytest.mark.parametrize("fault", ["die_before", "die_after", "fail_before", "fail_after"])
-def test_a_fault_at_any_write(tmp_path, fault):
+def test_a_fault_at_any_write(tmp_path, fault, step):
     """Readers of every epoch see it as it was or as it is, never a mixture; the same call again ends where the undisturbed one did."""
     built = build(tmp_path / "built", everything=False)
     shown = released_rows(built)
@@ -222,7 +224,7 @@ def test_a_fault_at_any_write(tmp_path, fault):
     end = Store(str(tmp_path / "calm"))
     rows = {table: live_rows(end, table) for table in PERSONAL}
     assert released_rows(end) == without(shown, ERIKA) and len(writes) > 20
-    for number in writes:
+    for number in stops(writes, step, list(FAULTS).index(fault)):
         store = killed(built, tmp_path / "at", number, fault)
         for epoch, seen in released_rows(store).items():
             assert seen in (shown[epoch], without(shown, ERIKA)[epoch]), f"{fault} at {number}, epoch {epoch}"
