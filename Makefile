@@ -42,10 +42,14 @@ evaluate: $(READY)
 	@for name in $(EVALUATIONS); do \
 	  $(BIN)/lurm evaluate --config evaluate_$$name --data $(DATA) --directory evaluation/$$name || exit $$?; done
 
+# Spark starts from an archive of its classes in half the time; without one, where it cannot be made, as ever.
+CLASSES := $(VENV)/spark-classes.jsa
+
 .PHONY: java
 java: $(READY)
 	@$(BIN)/python -c "from spark_jobs.session import check_java; from lurm.errors import LurmError; import sys; \
 	exec('try:\n check_java()\nexcept LurmError as error:\n sys.exit(f\"lurm: {error}\")')"
+	@test $(CLASSES) -nt $(READY) || { echo "lurm: archiving Spark's classes (a minute, once)"; $(BIN)/python -m spark_jobs.class_archive || true; }
 
 # Pinned versions, exactly: requirements.txt is the complete list, setup.cfg names what lurm itself imports.
 $(READY): requirements.txt setup.cfg pyproject.toml

@@ -3,10 +3,10 @@
     python benchmarks/start.py [--runs 5] [--users 200] [--without-spark]
 
 Every figure is the median of `--runs` processes, after one that is not counted: seconds from the start of the process to its end, the largest
-resident memory of the process, and the seconds above those of a Python that does nothing. The warehouse is made by hand. The last three lines
-are build-bags, which finds a new month of a few events: sent to Spark (spark.in_process_mb=0) in a process of its own, where Spark starts for it;
-as the second of two such stages in one process, where it runs already; and in the process itself, as so small a stage is done by default. All
-without Python's start.
+resident memory of the process, and the seconds above those of a Python that does nothing. The warehouse is made by hand. Spark starts without the
+archive of its classes, and with it where `python -m spark_jobs.class_archive` has made one. The last three lines are build-bags, which finds a new
+month of a few events: sent to Spark (spark.in_process_mb=0) in a process of its own, where Spark starts for it; as the second of two such stages in
+one process, where it runs already; and in the process itself, as so small a stage is done by default. All without Python's start.
 """
 
 import argparse
@@ -30,15 +30,19 @@ from lurm.schema import EVENTS, ITEM_INTERESTS, TIMESTAMP, USER_EMBEDDINGS
 from lurm.staging import stage_table
 from lurm.store import Store
 from lurm.text_hash import bucket_numbers
+from spark_jobs.class_archive import ARCHIVE
 
 AS_OF, MODEL, SPACE, WIDTH = "2020-03-01", "model-planted", "space-planted", 1_280
 # What a process does that looks at the clock itself; it prints seconds as JSON. {0} is the warehouse.
 SPARK_START = """
 from lurm.config import load_config
+from spark_jobs import class_archive
 from spark_jobs.session import open_session
+((title, keep),) = {2}
+class_archive.ARCHIVE = class_archive.ARCHIVE if keep else class_archive.ARCHIVE / "none"
 session = open_session(load_config(None, {1}))
 session.range(1).count()
-print(json.dumps({{"Spark's start and a first job": time.perf_counter() - started}}))
+print(json.dumps({{title: time.perf_counter() - started}}))
 """
 STAGES = """
 import shutil
@@ -109,7 +113,8 @@ def main() -> None:
 def spark_starts(warehouse: str, n_runs: int) -> None:
     settings, found, one, again = ["spark.driver_memory=1500m"], {}, f"{warehouse}-one", f"{warehouse}-again"
     sent = [("a stage, Spark starts for it", one, 0), ("the same, Spark runs already", again, 0)]
-    for script, stages in ((SPARK_START, []), (STAGES, sent), (STAGES, [("the same, without Spark", one, 64)])):
+    starts = [("Spark's start and a first job", False)] + [("the same with its classes' archive", True)] * ARCHIVE.is_file()
+    for script, stages in (*((SPARK_START, [start]) for start in starts), (STAGES, sent), (STAGES, [("the same, without Spark", one, 64)])):
         for _ in range(n_runs):
             for copy in (one, again):
                 shutil.rmtree(copy, ignore_errors=True)

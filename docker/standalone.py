@@ -95,6 +95,8 @@ def service_environment(warehouse: str) -> dict[str, str]:
 
 def airflow_environment(home: Path, port: int, database: str | None) -> dict[str, str]:
     """Environment of all processes. The execution API has to be told the port too, or tasks fail without a log."""
+    from spark_jobs.class_archive import java_options
+
     url = f"http://127.0.0.1:{port}"
     told = {
         "AIRFLOW_HOME": str(home),
@@ -116,6 +118,7 @@ def airflow_environment(home: Path, port: int, database: str | None) -> dict[str
         "LURM_PYTHON": sys.executable,
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # spark-submit
         "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_SUBMIT_OPTS": f"{os.environ.get('SPARK_SUBMIT_OPTS', '')} {java_options()}".strip(),
         "PYTHONUNBUFFERED": "1",
     }
     # SQLite lets one write at a time; on a busy machine five seconds, its usual patience, are too few.

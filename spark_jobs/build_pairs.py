@@ -21,6 +21,8 @@ from spark_jobs.tables import bucket_of, read_table, stage_frame
 
 log = logging.getLogger("lurm")
 
+EVENTS_A_PART = 1 << 17  # whose pairs are sampled by one task, some seconds of work
+
 
 def run(context: Context) -> dict:
     store, settings, spark_settings = context.store, context.config.pairs, context.config.spark
@@ -40,7 +42,9 @@ def run(context: Context) -> dict:
         seen_files = stage_frame(seen, store, SEEN_ITEMS, run_key, rows_per_file=rows_per_file, partition=partition, split_by=["bucket"])
 
         sorted_events = events.select("user_id", F.xxhash64("user_id").alias("user_hash"), "item_id", "timestamp")
-        sorted_events = sorted_events.repartition("user_id").sortWithinPartitions("user_id", "timestamp", "item_id")
+        # Kept results are cut as they were asked for: Spark puts no small parts of them together by itself.
+        n_parts = min(spark_settings.shuffle_partitions, 1 + context.events().rows() // EVENTS_A_PART)
+        sorted_events = sorted_events.repartition(n_parts, "user_id").sortWithinPartitions("user_id", "timestamp", "item_id")
         seed = context.config.seed
         candidates = sorted_events.mapInArrow(lambda batches: sample_pairs(batches, settings, seed), from_arrow_schema(PAIRS))
         candidates = candidates.persist(StorageLevel.DISK_ONLY)

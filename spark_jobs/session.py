@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 from lurm.config import Config
 from lurm.errors import ConfigError
+from spark_jobs.class_archive import java_options
 
 log = logging.getLogger("lurm")
 JAVA_NEEDED = "Expected Java 17 or later for Spark, {came}; install it, for example with: apt-get install openjdk-17-jre-headless."
@@ -70,7 +71,7 @@ def open_session(config: Config):
             conf |= {
                 "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1",
                 "spark.driver.bindAddress": "127.0.0.1",
-                "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
+                "spark.driver.extraJavaOptions": f"-XX:+UseParallelGC {java_options()}".strip(),
             }
     for name, value in {**conf, **settings.conf}.items():
         builder = builder.config(name, value)

@@ -43,7 +43,9 @@ DOORS = (
     ("airflow", ("dags/",), False),
 )
 STAGES = ("lurm.item_encoder", "lurm.interests", "lurm.smen", "lurm.publication", "lurm.input_gate")
-SHARED_BY_JOBS = {"spark_jobs.session", "spark_jobs.tables", "spark_jobs.missing_items", "spark_jobs.distributed_training", "spark_jobs.source_files"}
+SHARED_BY_JOBS = {
+    f"spark_jobs.{name}" for name in ("session", "class_archive", "tables", "missing_items", "distributed_training", "source_files")
+}
 # Modules whose tests lie in another file than their own.
 TESTED_IN = {
     "dags/lurm_train.py": "tests/dags/test_lurm_daily.py", "dags/lurm_example_consumer.py": "tests/dags/test_lurm_daily.py",

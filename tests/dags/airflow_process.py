@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from spark_jobs.class_archive import java_options
+
 ROOT = Path(__file__).parents[2]
 QUICK_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"  # a stage of a small world is over before a better compiler pays
 # Appended to a script that has run a DAG: what became of it, as the last line.
@@ -29,7 +31,8 @@ def airflow_environment(home: Path, warehouse: str, settings: tuple[str, ...] = 
     return {
         **clean, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False", "AIRFLOW_CONN_SPARK_DEFAULT": '{"conn_type": "spark", "host": "local[2]"}',
-        "LURM_WAREHOUSE": warehouse, "LURM_SETTINGS": shlex.join(settings), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_SUBMIT_OPTS": QUICK_JVM,
+        "LURM_WAREHOUSE": warehouse, "LURM_SETTINGS": shlex.join(settings), "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_SUBMIT_OPTS": f"{QUICK_JVM} {java_options()}".strip(),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT / "dags"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }

@@ -110,7 +110,7 @@ def test_events_at_or_after_as_of_change_nothing(tmp_path, log, context_of):
     assert one.encoder_id() == other.encoder_id()
 
 
-def test_the_result_does_not_depend_on_how_spark_cuts_the_work(log, context_of, spark):
+def test_the_result_does_not_depend_on_how_spark_cuts_the_work(log, context_of, spark, monkeypatch):
     """Also with lives longer than a run of max_events_per_user, and with files that hold a few hundred rows."""
     settings = "pairs.max_events_per_user=700", "spark.rows_per_file=300", "pairs.max_pairs_per_user=2000"
     one, other = context_of(*settings), context_of(*settings, warehouse="other")
@@ -121,6 +121,7 @@ def test_the_result_does_not_depend_on_how_spark_cuts_the_work(log, context_of, 
     try:
         for name, value in names.items():
             spark.conf.set(name, value)
+        monkeypatch.setattr("spark_jobs.build_pairs.EVENTS_A_PART", 1_000)  # four parts, where there was one
         ingest(other)
         build_pairs(other)
     finally:
