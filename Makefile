@@ -42,7 +42,7 @@ evaluate: $(READY)
 	@for name in $(EVALUATIONS); do \
 	  $(BIN)/lurm evaluate --config evaluate_$$name --data $(DATA) --directory evaluation/$$name || exit $$?; done
 
-# Spark starts from an archive of its classes in half the time; without one, where it cannot be made, as ever.
+# Spark starts sooner from an archive of its classes; without one, where it cannot be made, as ever.
 CLASSES := $(VENV)/spark-classes.jsa
 
 .PHONY: java
