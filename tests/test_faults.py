@@ -1,7 +1,7 @@
 """Publishing under faults: any operation of a publication fails, in every way, and nothing goes wrong.
 
-The operations are counted in an undisturbed run; then, for each of them and each kind of fault, the run is disturbed there and looked at
-with a reader's eyes, before and after it is run again. What must hold: a reader sees the version before or the one after, never a
+The operations are counted in an undisturbed run; then, for every third of them (`make test-long`: each) and each kind of fault, the run is disturbed
+there and looked at with a reader's eyes, before and after it is run again. What must hold: a reader sees the version before or the one after, never a
 mixture; no run commits twice; nothing that a release needs is gone; running again ends where the undisturbed run ended, byte for byte.
 """
 

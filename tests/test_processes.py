@@ -110,7 +110,7 @@ def test_kills_and_no_torn_read(forks, tmp_path, kills):
     reads = [json.loads(text) for text, _ in ended]
     print(f"{landed.total()} kills, {number + 1} publications, landed {dict(landed)}, in the middle of a write or read {dict(inside)}, reads {reads}")
     assert min(landed[phase] for phase in PHASES) >= kills // 40, landed
-    assert sum(read["reads"] for read in reads) >= kills // 2 and min(read["epochs"] for read in reads) >= 3, reads
+    assert sum(read["reads"] for read in reads) >= kills // 2 and min(read["epochs"] for read in reads) >= max(3, kills // 40), reads
 
     store = Store(uri)
     versions.check(store)

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from test_house import ROOT
 
+from spark_jobs.class_archive import ARCHIVE, QUIET
+
 DOCKER = ROOT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
@@ -32,6 +34,10 @@ def test_bases_are_pinned_by_tag_and_digest():
     assert bases and all(PINNED.match(base) for base in bases), bases
     images = [service["image"] for service in SERVICES.values() if "build" not in service]
     assert images and all(PINNED.match(image) for image in images), images
+
+
+def test_spark_submit_is_told_of_the_archive_that_the_image_makes():
+    assert f'SPARK_SUBMIT_OPTS="-XX:SharedArchiveFile=/usr/local/{ARCHIVE.name} {QUIET}"' in stages()["worker"], "sys.prefix of the image's Python"
 
 
 def test_nobody_is_root_and_everybody_has_a_health_check():
